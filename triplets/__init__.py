@@ -1,0 +1,50 @@
+"""The contract between teacher and student: picture files, picture sources, triplets on disk."""
+
+from triplets.dataset import TripletDataset
+from triplets.format import DatasetError, Triplet
+from triplets.images import (
+    DecodedImage,
+    ImageError,
+    centre_crop,
+    crop_and_resize,
+    decode_image,
+    float_from_uint8,
+    read_image,
+    uint8_from_float,
+    write_image,
+)
+from triplets.sources import (
+    ImageFolder,
+    ImageSet,
+    ImageSource,
+    Skipped,
+    SourceError,
+    TFDSImages,
+    load_images,
+    open_source,
+)
+from triplets.writer import TripletWriter
+
+__all__ = [
+    "DatasetError",
+    "DecodedImage",
+    "ImageError",
+    "ImageFolder",
+    "ImageSet",
+    "ImageSource",
+    "Skipped",
+    "SourceError",
+    "TFDSImages",
+    "Triplet",
+    "TripletDataset",
+    "TripletWriter",
+    "centre_crop",
+    "crop_and_resize",
+    "decode_image",
+    "float_from_uint8",
+    "load_images",
+    "open_source",
+    "read_image",
+    "uint8_from_float",
+    "write_image",
+]

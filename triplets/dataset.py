@@ -1,0 +1,219 @@
+"""Reading a triplet dataset."""
+
+import functools
+import operator
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import SupportsIndex
+
+import numpy as np
+from jaxtyping import Int32, UInt8
+
+from triplets.format import (
+    DatasetError,
+    Triplet,
+    array_sha256,
+    list_shards,
+    load_array,
+    load_json,
+    load_manifest,
+    shard_name,
+)
+
+# Each open memory map holds a file descriptor, of which a process often has only 1024.
+_MAX_OPEN_SHARDS = 128
+
+
+class TripletDataset:
+    """The finished triplets of a dataset folder, as a random-access sequence.
+
+    An unfinished dump can be read: the length is the number of pairs in its finished shards when
+    the dataset was opened. Pictures are memory mapped when first used; a dataset can be pickled
+    and sent to worker processes, which map the files anew. Reading does not check checksums:
+    `verify` does.
+
+    Args:
+        root: the dataset folder.
+
+    Raises:
+        DatasetError: no dataset there, an unknown format version, or no finished shard yet.
+            Damaged files raise it when they are first used.
+    """
+
+    def __init__(self, root: str | os.PathLike):
+        self.root = Path(root).absolute()
+        self.manifest = load_manifest(self.root)
+        self.shards = list_shards(self.root)
+        if not self.shards:
+            raise DatasetError(
+                f"{str(root)!r} has no finished triplets yet, of {self.manifest['num_pairs']} "
+                "planned; let scripts/dump_teacher.py write some"
+            )
+        self._map_lazily()
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: SupportsIndex) -> Triplet:
+        """Read one triplet; the arrays are copies that belong to the caller."""
+        position = operator.index(index)
+        if position < 0:
+            position += len(self)
+        if not 0 <= position < len(self):
+            raise IndexError(f"triplet {index} of {len(self)}")
+        content, style = self.pairs[position]
+        place = int(np.searchsorted(self._shard_ends, position, side="right"))
+        row = position - self._shard_ends[place]  # counted from the shard's end, hence negative
+        return Triplet(
+            np.array(self.contents[content]),
+            np.array(self.styles[style]),
+            np.array(self._stylised(place)[row]),
+            self.content_ids[content],
+            self.style_ids[style],
+        )
+
+    def __iter__(self) -> Iterator[Triplet]:
+        return map(self.__getitem__, range(len(self)))
+
+    def __repr__(self) -> str:
+        height, width = self.manifest["image_size"]
+        return f"TripletDataset({str(self.root)!r}, {len(self)} triplets of {height} x {width})"
+
+    def __getstate__(self) -> dict:
+        mapped = ("contents", "styles", "_stylised")
+        return {key: value for key, value in self.__dict__.items() if key not in mapped}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._map_lazily()
+
+    @functools.cached_property
+    def contents(self) -> UInt8[np.ndarray, "n h w 3"]:
+        """All content pictures, a read-only memory map."""
+        return self._load_images("contents")
+
+    @functools.cached_property
+    def styles(self) -> UInt8[np.ndarray, "m h w 3"]:
+        """All style pictures, a read-only memory map."""
+        return self._load_images("styles")
+
+    @functools.cached_property
+    def content_ids(self) -> list[str]:
+        """Id of each content picture."""
+        return self._load_ids("contents")
+
+    @functools.cached_property
+    def style_ids(self) -> list[str]:
+        """Id of each style picture."""
+        return self._load_ids("styles")
+
+    @functools.cached_property
+    def pairs(self) -> Int32[np.ndarray, "p 2"]:
+        """Row in `contents` and row in `styles` of each triplet."""
+        return np.concatenate(self._indices)
+
+    def verify(self) -> list[str]:
+        """Read everything and check it against the manifest and the checksums.
+
+        Returns:
+            One sentence a fault, shards that are still missing included; empty when all is well.
+        """
+        faults: list[str] = []
+        for name in ("contents", "styles"):
+            faults.extend(_faults(self._verify_images(name)))
+        for shard in self.shards:
+            faults.extend(_faults(self._verify_shard(shard)))
+        faults.extend(_faults(self._verify_plan()))
+        # A damaged index is met twice, in its shard and in the plan.
+        return list(dict.fromkeys(faults))
+
+    @functools.cached_property
+    def _indices(self) -> list[Int32[np.ndarray, "k 2"]]:
+        """The index array of each shard."""
+        return [self._load_index(shard) for shard in self.shards]
+
+    @functools.cached_property
+    def _shard_ends(self) -> np.ndarray:
+        """Number of triplets up to the end of each shard."""
+        return np.cumsum([len(index) for index in self._indices])
+
+    def _map_lazily(self) -> None:
+        self._stylised = functools.lru_cache(_MAX_OPEN_SHARDS)(
+            lambda place: self._load_stylised(self.shards[place], len(self._indices[place]))
+        )
+
+    def _load_images(self, name: str) -> UInt8[np.ndarray, "n h w 3"]:
+        shape = (self.manifest[f"num_{name}"], *self.manifest["image_size"], 3)
+        return load_array(self.root / f"{name}.npy", shape, "uint8")
+
+    def _load_ids(self, name: str) -> list[str]:
+        path = self.root / f"{name}.json"
+        ids = load_json(path).get("ids")
+        count = self.manifest[f"num_{name}"]
+        if not (
+            isinstance(ids, list) and len(ids) == count and all(isinstance(i, str) for i in ids)
+        ):
+            raise DatasetError(f"{path}: ids must be a list of {count} strings")
+        return ids
+
+    def _load_index(self, shard: int) -> Int32[np.ndarray, "k 2"]:
+        path = self.root / shard_name(shard) / "index.npy"
+        index = np.array(load_array(path, (None, 2), "<i4"))
+        limits = [self.manifest["num_contents"], self.manifest["num_styles"]]
+        # Checked here because NumPy would take a negative row for one from the end.
+        if (index < 0).any() or (index >= limits).any():
+            raise DatasetError(f"{path}: rows must be below {limits}")
+        return index
+
+    def _load_stylised(self, shard: int, rows: int) -> UInt8[np.ndarray, "k h w 3"]:
+        path = self.root / shard_name(shard) / "stylised.npy"
+        return load_array(path, (rows, *self.manifest["image_size"], 3), "uint8")
+
+    def _verify_images(self, name: str) -> Iterator[str]:
+        self._load_ids(name)
+        recorded = load_json(self.root / f"{name}.json").get("sha256")
+        yield from _verify_sha256(self.root / f"{name}.npy", self._load_images(name), recorded)
+
+    def _verify_shard(self, shard: int) -> Iterator[str]:
+        folder = self.root / shard_name(shard)
+        recorded = load_json(folder / "shard.json")
+        sha256 = recorded.get("sha256")
+        if not isinstance(sha256, dict):
+            sha256 = {}
+        index = self._load_index(shard)
+        if recorded.get("rows") != len(index):
+            yield f"{folder}: index.npy has {len(index)} rows, not {recorded.get('rows')!r}"
+        yield from _verify_sha256(folder / "index.npy", index, sha256.get("index"))
+        stylised = self._load_stylised(shard, len(index))
+        yield from _verify_sha256(folder / "stylised.npy", stylised, sha256.get("stylised"))
+
+    def _verify_plan(self) -> Iterator[str]:
+        """Compare the shards with the manifest's plan."""
+        planned, shard_size = self.manifest["num_pairs"], self.manifest.get("shard_size")
+        if shard_size is not None:
+            missing = sorted(set(range(-(-planned // shard_size))) - set(self.shards))
+            if missing:
+                others = f" and {len(missing) - 1} more shards are" if missing[1:] else " is"
+                yield (
+                    f"{shard_name(missing[0])}{others} missing: run the command that wrote the "
+                    "dataset again to add what is left"
+                )
+        if len(self) != planned:
+            yield f"{len(self)} of {planned} planned pairs are there"
+        elif self.manifest.get("pairs_sha256") not in (None, array_sha256(self.pairs)):
+            yield "the shards hold other pairs than planned: pairs_sha256 does not fit"
+
+
+def _faults(check: Iterator[str]) -> Iterator[str]:
+    """What a check finds, with the error that ends it where one does."""
+    try:
+        yield from check
+    except DatasetError as error:
+        yield str(error)
+
+
+def _verify_sha256(path: Path, array: np.ndarray, recorded: object) -> Iterator[str]:
+    actual = array_sha256(array)
+    if actual != recorded:
+        yield f"{path}: its sha256 is {actual}, recorded is {recorded}"

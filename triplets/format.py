@@ -1,0 +1,147 @@
+"""The triplet dataset on disk, format version 1.
+
+    manifest.json               settings and counts, written first, never changed
+    contents.npy  styles.npy    uint8 [n h w 3]: every content and style picture once
+    contents.json styles.json   ids, sha256 of the array, original sizes (optional)
+    pairs-00000/                one shard: a directory that appears under its name when whole
+        stylised.npy            uint8 [k h w 3]
+        index.npy               int32 [k 2]: row in contents, row in styles
+        shard.json              rows (k), sha256 of both arrays
+
+manifest.json must hold `format_version` (1), `image_size` ([h, w]), `num_contents`, `num_styles`
+and `num_pairs` (planned for the whole dataset). Optional: `shard_size` (pairs a shard; lets
+`TripletDataset.verify` name missing shards), `pairs_sha256` (of the planned int32 [num_pairs 2]
+array), `settings` (what decides the pixels) and `provenance` (where they came from).
+
+A sha256 is that of an array's elements in C order, without the .npy header. All numbers are
+little-endian. Nothing is pickled, and no name in a JSON file is ever used as a path.
+"""
+
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+FORMAT_VERSION = 1
+
+_REQUIRED_COUNTS = ("num_contents", "num_styles", "num_pairs")
+_SHARD_NAME = re.compile(r"pairs-(\d{5,})")
+
+
+class DatasetError(ValueError):
+    """A triplet dataset cannot be read or written; the message is one line that says why."""
+
+
+class Triplet(NamedTuple):
+    """A content picture, a style picture and the content in that style: uint8 RGB arrays."""
+
+    content: UInt8[np.ndarray, "h w 3"]
+    style: UInt8[np.ndarray, "h w 3"]
+    stylised: UInt8[np.ndarray, "h w 3"]
+    content_id: str
+    style_id: str
+
+
+def shard_name(shard: int) -> str:
+    """Name of a shard's directory, such as pairs-00012."""
+    return f"pairs-{shard:05d}"
+
+
+def list_shards(root: Path) -> list[int]:
+    """Numbers of the finished shards in a dataset folder, in order."""
+    matches = (_SHARD_NAME.fullmatch(name) for name in os.listdir(root))
+    return sorted(int(match[1]) for match in matches if match)
+
+
+def array_sha256(array: np.ndarray) -> str:
+    """Hexadecimal sha256 of the elements in C order."""
+    return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
+
+
+def load_array(path: Path, shape: tuple[int | None, ...], dtype: str) -> np.ndarray:
+    """Memory map an .npy file and check what it holds.
+
+    Args:
+        path: the file.
+        shape: the expected shape, None where any length will do.
+        dtype: the expected type of the elements, with its byte order: "uint8" or "<i4".
+
+    Raises:
+        DatasetError: missing, unreadable, truncated, another shape or another dtype.
+    """
+    try:
+        array = np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise DatasetError(f"{path}: {_reason(error)}") from error
+    fits = len(array.shape) == len(shape) and all(
+        expected in (None, given) for given, expected in zip(array.shape, shape, strict=True)
+    )
+    if not fits or array.dtype != np.dtype(dtype):
+        expected = ", ".join("any" if length is None else str(length) for length in shape)
+        raise DatasetError(
+            f"{path}: expected {np.dtype(dtype)} [{expected}], "
+            f"got {array.dtype} {list(array.shape)}"
+        )
+    return array
+
+
+def encode_json(value: dict) -> bytes:
+    """JSON with sorted keys and fixed indentation: equal values give equal bytes."""
+    text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False)
+    return f"{text}\n".encode("ascii")
+
+
+def load_json(path: Path) -> dict:
+    """Read a JSON object; raises `DatasetError` where there is none."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise DatasetError(f"{path}: {_reason(error)}") from error
+    if not isinstance(value, dict):
+        raise DatasetError(f"{path}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def load_manifest(root: Path) -> dict:
+    """Read manifest.json and check the keys that every dataset has.
+
+    Raises:
+        DatasetError: no manifest, another format version, a key missing or out of range.
+    """
+    path = root / "manifest.json"
+    if not path.is_file():
+        raise DatasetError(
+            f"{str(root)!r} is no triplet dataset: it has no manifest.json; "
+            "scripts/dump_teacher.py writes such a folder"
+        )
+    manifest = load_json(path)
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise DatasetError(
+            f"{path}: format version {manifest.get('format_version')!r} is not known, "
+            f"this release reads version {FORMAT_VERSION}"
+        )
+    image_size = manifest.get("image_size")
+    if not (
+        isinstance(image_size, list) and len(image_size) == 2 and all(map(_is_count, image_size))
+    ):
+        raise DatasetError(f"{path}: image_size must be [height, width], got {image_size!r}")
+    for key in _REQUIRED_COUNTS:
+        if not _is_count(manifest.get(key)):
+            raise DatasetError(f"{path}: {key} must be a positive whole number")
+    if "shard_size" in manifest and not _is_count(manifest["shard_size"]):
+        raise DatasetError(f"{path}: shard_size must be a positive whole number")
+    return manifest
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _reason(error: Exception) -> str:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(reason.split()) or type(error).__name__

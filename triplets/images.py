@@ -1,0 +1,244 @@
+"""Picture files to uint8 RGB arrays and back: the one place where pixels are decoded."""
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from triplets.atomic import atomic_write
+
+MAX_PIXELS = 64_000_000
+"""Largest picture that is decoded, in pixels; a 40-megapixel photograph passes."""
+
+# A closed list: Pillow also knows formats that start other programs (EPS) or hold no picture.
+_FORMATS = {
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".png": "PNG",
+    ".webp": "WEBP",
+    ".gif": "GIF",
+    ".bmp": "BMP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+}
+IMAGE_SUFFIXES = tuple(_FORMATS)
+"""Suffixes, in lower case, of the files that count as pictures."""
+
+_WRITE_OPTIONS = {
+    ".png": {},
+    ".jpg": {"quality": 95, "subsampling": 0},
+    ".jpeg": {"quality": 95, "subsampling": 0},
+    ".webp": {"lossless": True},
+}
+
+# EXIF 2.3, tag 0x0112: how the stored pixels must be turned to stand upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class ImageError(ValueError):
+    """A picture cannot be read or written; the message is one line: which picture and why."""
+
+
+class DecodedImage(NamedTuple):
+    """Pixels of a picture, upright, and the size it had before any reduced decoding."""
+
+    pixels: UInt8[np.ndarray, "h w 3"]
+    original_size: tuple[int, int]
+    """Height and width in pixels."""
+
+
+def decode_image(
+    file: str | os.PathLike | BinaryIO,
+    *,
+    name: str | None = None,
+    at_least: int | None = None,
+    min_side: int = 1,
+    max_pixels: int = MAX_PIXELS,
+) -> DecodedImage:
+    """Decode a picture to upright 8-bit RGB.
+
+    The EXIF orientation is applied. Transparent pictures are composited on white. 16-bit greys
+    are scaled to 8 bits, float greys are taken as [0, 1], or as [0, 255] where they exceed 1.
+    Of an animation the first frame is read. Colour profiles (ICC) are not applied.
+
+    Args:
+        file: path or open binary file; JPEG, PNG, WebP, GIF, BMP or TIFF.
+        name: what messages call the picture, by default the path.
+        at_least: shorter side in pixels that the caller needs. Large JPEG files are then decoded
+            at a half, quarter or eighth of their size, never below twice `at_least`, which a
+            Lanczos resize to `at_least` hardly shows (under one grey level on average).
+        min_side: refuse pictures whose shorter side has fewer pixels.
+        max_pixels: refuse larger pictures, by their header, before anything is decoded.
+
+    Raises:
+        ImageError: missing, unreadable, truncated, too small or too large.
+    """
+    with _opened(file, name, min_side, max_pixels) as picture:
+        width, height = picture.size
+        if at_least is not None:
+            picture.draft(None, (2 * at_least, 2 * at_least))
+        picture.load()
+        orientation = _orientation(picture)
+        if orientation in _UPRIGHT:
+            picture = picture.transpose(_UPRIGHT[orientation])
+        if orientation >= 5:  # these swap rows and columns
+            width, height = height, width
+        return DecodedImage(_rgb_pixels(picture), (height, width))
+
+
+def read_image(
+    path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Read a picture file at its full size; see `decode_image`."""
+    return decode_image(path, max_pixels=max_pixels).pixels
+
+
+def write_image(path: str | os.PathLike, image: np.ndarray) -> None:
+    """Write uint8 [h w 3] pixels as PNG, JPEG (quality 95) or WebP (lossless), by the suffix.
+
+    An existing file is replaced only by a whole new one.
+
+    Raises:
+        ImageError: another suffix, dtype or shape, or a size that the format cannot hold.
+        OSError: no such folder, disk full and so on.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in _WRITE_OPTIONS:
+        raise ImageError(
+            f"cannot write {str(path)!r}: the suffix must be one of {', '.join(_WRITE_OPTIONS)}"
+        )
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
+        raise ImageError(
+            f"cannot write {str(path)!r}: expected uint8 pixels [h w 3], "
+            f"got {image.dtype} {list(image.shape)}"
+        )
+    encoded = io.BytesIO()
+    try:
+        picture = Image.fromarray(np.ascontiguousarray(image))
+        picture.save(encoded, format=_FORMATS[suffix], **_WRITE_OPTIONS[suffix])
+    except (ValueError, OSError) as error:
+        raise ImageError(f"cannot write {str(path)!r}: {_one_line(error)}") from error
+    with atomic_write(path) as file:
+        file.write(encoded.getbuffer())
+
+
+def centre_crop(image: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "s s c"]:
+    """Cut the central square out of an image; its side is the image's shorter side.
+
+    Half pixels are rounded to even, as in torchvision's `CenterCrop`, which the authors of
+    StyleID use.
+    """
+    height, width = image.shape[:2]
+    side = min(height, width)
+    top, left = round((height - side) / 2), round((width - side) / 2)
+    return image[top : top + side, left : left + side]
+
+
+def crop_and_resize(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "s s 3"]:
+    """Centre crop to a square and resize it to `size` pixels a side with a Lanczos filter.
+
+    This is how StyleID prepares its pictures ("Style Injection in Diffusion", Chung et al. 2024,
+    code of the authors).
+    """
+    square = Image.fromarray(np.ascontiguousarray(centre_crop(image)))
+    return np.array(square.resize((size, size), Image.Resampling.LANCZOS))
+
+
+def float_from_uint8(image: UInt8[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
+    """Convert pixels 0..255 to float32 in [0, 1]."""
+    return image.astype(np.float32) / np.float32(255)
+
+
+def uint8_from_float(image: np.ndarray) -> UInt8[np.ndarray, "*shape"]:
+    """Convert float pixels in [0, 1] to 0..255: values outside are clipped, the rest rounded.
+
+    Raises:
+        ImageError: not floating point, or a value is not a number.
+    """
+    if not np.issubdtype(image.dtype, np.floating):
+        raise ImageError(f"expected float pixels in [0, 1], got {image.dtype}")
+    if np.isnan(image).any():
+        raise ImageError("expected pixels in [0, 1], got NaN")
+    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+
+
+@contextlib.contextmanager
+def _opened(
+    file: str | os.PathLike | BinaryIO, name: str | None, min_side: int, max_pixels: int
+) -> Iterator[Image.Image]:
+    """Open a picture, check its size by the header, and turn every failure into an ImageError."""
+    # repr() keeps the message on one line and printable whatever the file is called.
+    label = repr(str(file) if name is None else name)
+    try:
+        with Image.open(file, formats=sorted(set(_FORMATS.values()))) as picture:
+            width, height = picture.size
+            if width * height > max_pixels:
+                raise ImageError(
+                    f"{label} has {width} x {height} pixels, more than the limit of {max_pixels}"
+                )
+            if min(width, height) < min_side:
+                raise ImageError(
+                    f"{label} has {width} x {height} pixels, its shorter side needs {min_side}"
+                )
+            yield picture
+    except (ImageError, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageError(
+            f"cannot read {label}: no JPEG, PNG, WebP, GIF, BMP or TIFF picture found in it"
+        ) from error
+    except Exception as error:
+        # Decoders raise nearly anything on damaged files: SyntaxError, struct.error, EOFError...
+        raise ImageError(f"cannot read {label}: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(reason.split()) or type(error).__name__
+
+
+def _orientation(picture: Image.Image) -> int:
+    try:
+        orientation = picture.getexif().get(ExifTags.Base.Orientation)
+    except Exception:
+        return 1  # a damaged EXIF block does not spoil the pixels
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _rgb_pixels(picture: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+    if picture.mode == "F" or picture.mode.startswith("I"):
+        grey = _eight_bit_grey(np.asarray(picture))
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if picture.has_transparency_data:
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture.convert("RGBA"))
+    return np.array(picture.convert("RGB"))
+
+
+def _eight_bit_grey(values: np.ndarray) -> UInt8[np.ndarray, "h w"]:
+    """Scale 16-bit, 32-bit or float greys to 8 bits; Pillow itself would clip them at 255."""
+    low, high = values.min(), values.max()
+    white = 1.0 if high <= 1 else 255.0
+    if np.issubdtype(values.dtype, np.integer):
+        white = 65535.0
+    if not (low >= 0 and high <= white):
+        raise ValueError(
+            f"its grey values run from {low} to {high}, outside the known ranges "
+            "0..65535 (integer), 0..1 and 0..255 (float)"
+        )
+    return np.rint(values * (255.0 / white)).astype(np.uint8)

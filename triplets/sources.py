@@ -1,0 +1,267 @@
+"""Where content and style pictures come from: a folder, or a TensorFlow Datasets split."""
+
+import io
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from tqdm import tqdm
+
+from triplets.images import (
+    IMAGE_SUFFIXES,
+    DecodedImage,
+    ImageError,
+    crop_and_resize,
+    decode_image,
+)
+
+MIN_SIDE = 16
+"""Shorter side, in pixels, below which a source refuses a picture: nothing there to stylise."""
+
+# The last colon outside brackets divides name and split: coco/2017:1.1.0:train[:100]
+_TFDS_SPEC = re.compile(r"tfds:(?P<name>[^\[\]]+):(?P<split>[^:\[\]]+(\[[^\[\]]*\][^:\[\]]*)*)")
+
+
+class SourceError(ValueError):
+    """A source of pictures cannot be used at all; the message is one line that says why."""
+
+
+class Skipped(NamedTuple):
+    """A picture that was left out, and why."""
+
+    name: str
+    reason: str
+
+
+class ImageSource(Protocol):
+    """Pictures with stable ids, decoded one at a time on request."""
+
+    ids: Sequence[str]
+    """One id a picture, without duplicates, in the order of the indices."""
+    skipped: Sequence[Skipped]
+    """What was found but is not served."""
+
+    def __len__(self) -> int: ...
+
+    def load(self, index: int, at_least: int | None = None) -> DecodedImage:
+        """Decode one picture; raises `ImageError`. See `decode_image` for `at_least`."""
+        ...
+
+
+class ImageFolder:
+    """The pictures in a folder and the folders below it, in the order of their ids.
+
+    An id is the path relative to the folder, with its suffix and with forward slashes. Hidden
+    files and folders, and files whose suffix is no picture's, are passed over. Symbolic links
+    are followed only to files inside the folder; the others are listed in `skipped`.
+
+    Raises:
+        SourceError: no such folder, or not one picture in it.
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            what = "is a file" if self.folder.exists() else "does not exist"
+            raise SourceError(f"{str(folder)!r} {what}; expected a folder of pictures")
+        self.skipped: list[Skipped] = []
+        self.ids = self._list_ids()
+        if not self.ids:
+            refused = "".join(f"; {name!r} {reason}" for name, reason in self.skipped[:1])
+            raise SourceError(
+                f"{str(folder)!r} holds no pictures ({', '.join(IMAGE_SUFFIXES)}){refused}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def load(self, index: int, at_least: int | None = None) -> DecodedImage:
+        """Decode one picture; raises `ImageError`. See `decode_image` for `at_least`."""
+        return decode_image(self.folder / self.ids[index], at_least=at_least, min_side=MIN_SIDE)
+
+    def _list_ids(self) -> list[str]:
+        ids = []
+        root = self.folder.resolve()
+        for folder, folders, files in os.walk(self.folder, onerror=_refuse_unreadable):
+            for name in folders:
+                path = Path(folder, name)
+                if path.is_symlink() and not name.startswith("."):
+                    self._skip(path, "is a link to a folder, which is not followed")
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            for name in files:
+                path = Path(folder, name)
+                if name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES:
+                    continue
+                if path.is_symlink() and not path.resolve().is_relative_to(root):
+                    self._skip(path, "is a link that leaves the folder")
+                elif not path.is_file():
+                    self._skip(path, "is not a regular file")
+                else:
+                    ids.append(path.relative_to(self.folder).as_posix())
+        self.skipped.sort()
+        return sorted(ids)
+
+    def _skip(self, path: Path, reason: str) -> None:
+        self.skipped.append(Skipped(path.relative_to(self.folder).as_posix(), reason))
+
+
+class TFDSImages:
+    """The pictures of one split of a TensorFlow Datasets dataset, read without TensorFlow.
+
+    The dataset is prepared (downloaded) at the first use; many standard datasets need TensorFlow
+    for that one step. An id is NAME:SPLIT:index.
+
+    Args:
+        name: such as "imagenette/320px-v2", with configuration and version where wanted.
+        split: such as "train" or "train[:1000]".
+
+    Raises:
+        ImportError: tensorflow_datasets is not installed.
+        SourceError: unknown name or split, dataset without pictures, preparation failed.
+    """
+
+    def __init__(self, name: str, split: str):
+        try:
+            import tensorflow_datasets as tfds
+        except ImportError as error:
+            raise ImportError(
+                f"reading tfds:{name}:{split} needs TensorFlow Datasets: "
+                'pip install "style-distil[tfds]"'
+            ) from error
+        try:
+            features = tfds.builder(name).info.features
+            self._key = _image_key(features, tfds.features.Image)
+            # Encoded bytes, because `decode_image` is the one place where pixels are decoded.
+            self._records = tfds.data_source(
+                name, split=split, decoders={self._key: tfds.decode.SkipDecoding()}
+            )
+        except Exception as error:
+            reason = str(error).strip().partition("\n")[0] or "no reason given"
+            raise SourceError(
+                f"cannot open tfds:{name}:{split}: {type(error).__name__}: {reason} (a dataset "
+                'that needs TensorFlow must be prepared once with it, file_format="array_record")'
+            ) from error
+        self.ids = [f"{name}:{split}:{index}" for index in range(len(self._records))]
+        self.skipped: list[Skipped] = []
+        if not self.ids:
+            raise SourceError(f"tfds:{name}:{split} holds no pictures")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def load(self, index: int, at_least: int | None = None) -> DecodedImage:
+        """Decode one picture; raises `ImageError`. See `decode_image` for `at_least`."""
+        encoded = io.BytesIO(self._records[index][self._key])
+        return decode_image(encoded, name=self.ids[index], at_least=at_least, min_side=MIN_SIDE)
+
+
+def open_source(spec: str) -> ImageSource:
+    """Open a source of pictures by its name on a command line.
+
+    Args:
+        spec: a folder, or tfds:NAME:SPLIT, for example "tfds:imagenette:train[:100]".
+
+    Raises:
+        SourceError: nothing usable there.
+        ImportError: tfds:... without tensorflow_datasets.
+    """
+    if not spec.startswith("tfds:"):
+        return ImageFolder(spec)
+    match = _TFDS_SPEC.fullmatch(spec)
+    if match is None:
+        raise SourceError(f"expected tfds:NAME:SPLIT such as tfds:imagenette:train, got {spec!r}")
+    return TFDSImages(match["name"], match["split"])
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Pictures of one size with their ids, as a triplet dataset stores them.
+
+    Raises:
+        ValueError: fields that do not fit together.
+    """
+
+    images: np.ndarray
+    """uint8 [n h w 3], RGB."""
+    ids: Sequence[str]
+    original_sizes: Sequence[tuple[int, int]]
+    """Height and width of each picture before it was resized."""
+
+    def __post_init__(self):
+        shape = self.images.shape
+        if self.images.dtype != np.uint8 or len(shape) != 4 or shape[-1] != 3 or 0 in shape:
+            raise ValueError(
+                f"expected uint8 images [n h w 3], got {self.images.dtype} {list(shape)}"
+            )
+        if not len(self.ids) == len(self.original_sizes) == len(self.images):
+            raise ValueError(
+                f"expected an id and an original size for each of {len(self.images)} images, got "
+                f"{len(self.ids)} ids and {len(self.original_sizes)} sizes"
+            )
+        if len(set(self.ids)) != len(self.ids):
+            twice = next(name for i, name in enumerate(self.ids) if name in self.ids[:i])
+            raise ValueError(f"ids must be unique, got {twice!r} twice")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def load_images(
+    source: ImageSource, size: int, *, limit: int | None = None
+) -> tuple[ImageSet, list[Skipped]]:
+    """Load the usable pictures of a source, each cropped and resized to `size` x `size` pixels.
+
+    Args:
+        source: where the pictures come from.
+        size: side in pixels.
+        limit: stop after that many usable pictures, at least 1.
+
+    Returns:
+        The pictures, and those left out with the reason of each.
+
+    Raises:
+        SourceError: not one picture can be used.
+    """
+    if size < 1 or (limit is not None and limit < 1):
+        raise SourceError(f"size and limit must be at least 1, got {size} and {limit}")
+    wanted = len(source) if limit is None else min(limit, len(source))
+    images = np.empty((wanted, size, size, 3), np.uint8)
+    ids: list[str] = []
+    original_sizes: list[tuple[int, int]] = []
+    skipped = list(source.skipped)
+    with tqdm(total=wanted, desc="pictures", disable=None) as progress:
+        for index in range(len(source)):
+            if len(ids) == wanted:
+                break
+            try:
+                decoded = source.load(index, at_least=size)
+            except ImageError as error:
+                skipped.append(Skipped(source.ids[index], str(error)))
+                continue
+            images[len(ids)] = crop_and_resize(decoded.pixels, size)
+            ids.append(source.ids[index])
+            original_sizes.append(decoded.original_size)
+            progress.update()
+    if not ids:
+        raise SourceError(
+            f"none of the {len(source)} pictures can be used; the last: {skipped[-1].reason}"
+        )
+    return ImageSet(images[: len(ids)], ids, original_sizes), skipped
+
+
+def _image_key(features, image_feature: type) -> str:
+    """Name of the feature that holds the picture: "image" where there is one, else the only one."""
+    keys = [key for key, feature in features.items() if isinstance(feature, image_feature)]
+    if "image" in keys:
+        return "image"
+    if len(keys) != 1:
+        raise ValueError(f"expected one image feature, found {', '.join(keys) or 'none'}")
+    return keys[0]
+
+
+def _refuse_unreadable(error: OSError) -> None:
+    raise SourceError(f"cannot list {str(error.filename)!r}: {error.strerror}") from error
