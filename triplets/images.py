@@ -5,7 +5,7 @@ import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -62,7 +62,7 @@ class DecodedImage(NamedTuple):
 
 
 def decode_image(
-    file: str | os.PathLike | BinaryIO,
+    file: str | os.PathLike | io.BytesIO,
     *,
     name: str | None = None,
     at_least: int | None = None,
@@ -76,11 +76,11 @@ def decode_image(
     Of an animation the first frame is read. Colour profiles (ICC) are not applied.
 
     Args:
-        file: path or open binary file; JPEG, PNG, WebP, GIF, BMP or TIFF.
+        file: path, or an encoded picture in memory; JPEG, PNG, WebP, GIF, BMP or TIFF.
         name: what messages call the picture, by default the path.
         at_least: shorter side in pixels that the caller needs. Large JPEG files are then decoded
-            at a half, quarter or eighth of their size, never below twice `at_least`, which a
-            Lanczos resize to `at_least` hardly shows (under one grey level on average).
+            at a half, quarter or eighth of their size, never below twice `at_least`: much
+            faster, and after `crop_and_resize` within one grey level on average.
         min_side: refuse pictures whose shorter side has fewer pixels.
         max_pixels: refuse larger pictures, by their header, before anything is decoded.
 
@@ -143,20 +143,34 @@ def centre_crop(image: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "s s c"]
     Half pixels are rounded to even, as in torchvision's `CenterCrop`, which the authors of
     StyleID use.
     """
-    height, width = image.shape[:2]
-    side = min(height, width)
-    top, left = round((height - side) / 2), round((width - side) / 2)
+    top, left, side = _central_square(image.shape[:2])
     return image[top : top + side, left : left + side]
 
 
-def crop_and_resize(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "s s 3"]:
+def crop_and_resize(
+    image: UInt8[np.ndarray, "h w 3"], size: int, *, original_size: tuple[int, int] | None = None
+) -> UInt8[np.ndarray, "s s 3"]:
     """Centre crop to a square and resize it to `size` pixels a side with a Lanczos filter.
 
     This is how StyleID prepares its pictures ("Style Injection in Diffusion", Chung et al. 2024,
     code of the authors).
+
+    Args:
+        image: the pixels.
+        size: side of the result.
+        original_size: height and width before `decode_image` reduced the picture, so that the
+            cut falls on the same place as in the whole picture.
     """
-    square = Image.fromarray(np.ascontiguousarray(centre_crop(image)))
-    return np.array(square.resize((size, size), Image.Resampling.LANCZOS))
+    original_size = original_size or image.shape[:2]
+    reduction = round(max(original_size) / max(image.shape[:2]))
+    top, left, side = _central_square(original_size)
+    box = np.array([left, top, left + side, top + side]) / reduction
+    # Cropped to whole pixels first: a resize looks beyond its box, a crop does not.
+    x0, y0 = np.floor(box[:2]).astype(int)
+    x1, y1 = np.ceil(box[2:]).astype(int)
+    square = Image.fromarray(np.ascontiguousarray(image[y0:y1, x0:x1]))
+    box = tuple(box - [x0, y0, x0, y0])
+    return np.array(square.resize((size, size), Image.Resampling.LANCZOS, box))
 
 
 def float_from_uint8(image: UInt8[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
@@ -177,9 +191,15 @@ def uint8_from_float(image: np.ndarray) -> UInt8[np.ndarray, "*shape"]:
     return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
 
 
+def _central_square(size: tuple[int, int]) -> tuple[int, int, int]:
+    """Top, left and side of the largest central square."""
+    side = min(size)
+    return round((size[0] - side) / 2), round((size[1] - side) / 2), side
+
+
 @contextlib.contextmanager
 def _opened(
-    file: str | os.PathLike | BinaryIO, name: str | None, min_side: int, max_pixels: int
+    file: str | os.PathLike | io.BytesIO, name: str | None, min_side: int, max_pixels: int
 ) -> Iterator[Image.Image]:
     """Open a picture, check its size by the header, and turn every failure into an ImageError."""
     # repr() keeps the message on one line and printable whatever the file is called.

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from tqdm import tqdm
@@ -37,6 +37,7 @@ class Skipped(NamedTuple):
     reason: str
 
 
+@runtime_checkable
 class ImageSource(Protocol):
     """Pictures with stable ids, decoded one at a time on request."""
 
@@ -85,7 +86,7 @@ class ImageFolder:
 
     def _list_ids(self) -> list[str]:
         ids = []
-        root = self.folder.resolve()
+        root = Path(os.path.realpath(self.folder))
         for folder, folders, files in os.walk(self.folder, onerror=_refuse_unreadable):
             for name in folders:
                 path = Path(folder, name)
@@ -96,7 +97,7 @@ class ImageFolder:
                 path = Path(folder, name)
                 if name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES:
                     continue
-                if path.is_symlink() and not path.resolve().is_relative_to(root):
+                if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
                     self._skip(path, "is a link that leaves the folder")
                 elif not path.is_file():
                     self._skip(path, "is not a regular file")
@@ -141,9 +142,12 @@ class TFDSImages:
             )
         except Exception as error:
             reason = str(error).strip().partition("\n")[0] or "no reason given"
+            if isinstance(error, ImportError | NotImplementedError):
+                reason += (
+                    '; prepare the dataset once with TensorFlow and file_format="array_record"'
+                )
             raise SourceError(
-                f"cannot open tfds:{name}:{split}: {type(error).__name__}: {reason} (a dataset "
-                'that needs TensorFlow must be prepared once with it, file_format="array_record")'
+                f"cannot open tfds:{name}:{split}: {type(error).__name__}: {reason}"
             ) from error
         self.ids = [f"{name}:{split}:{index}" for index in range(len(self._records))]
         self.skipped: list[Skipped] = []
@@ -242,7 +246,9 @@ def load_images(
             except ImageError as error:
                 skipped.append(Skipped(source.ids[index], str(error)))
                 continue
-            images[len(ids)] = crop_and_resize(decoded.pixels, size)
+            images[len(ids)] = crop_and_resize(
+                decoded.pixels, size, original_size=decoded.original_size
+            )
             ids.append(source.ids[index])
             original_sizes.append(decoded.original_size)
             progress.update()
