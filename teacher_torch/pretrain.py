@@ -1,0 +1,316 @@
+"""Pre-training of the mini teacher: a small latent diffusion model, from two folders of pictures.
+
+Stage 1 trains the autoencoder (8x downsampling) on crops: L1 + perceptual distance + KL.
+Stage 2 trains the UNet on its latents: v-prediction (Salimans & Ho, 2022, eq. 10), one fixed
+null-text embedding. Both keep an exponential moving average, checkpoint themselves in the workdir
+and continue from there; each training sample is a function of (seed, stage, index), so a continued
+run sees what an unbroken one would.
+"""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from jaxtyping import Float
+from PIL import Image, ImageEnhance
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from teacher_torch.perceptual import VGG16, feature_distance
+
+NULL_TEXT_SEED = 0
+NULL_TEXT_SHAPE = (1, 1, 64)
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Settings of the mini teacher's pre-training."""
+
+    photos: Path
+    """Folder of photos."""
+    paintings: Path
+    """Folder of paintings; half of all training samples come from here."""
+    workdir: Path = Path("runs/mini_teacher")
+    """Checkpoints and metrics; an interrupted run continues from here."""
+    out: Path = Path("runs/mini_teacher/model")
+    """The finished model: a diffusers folder with float16 weights."""
+    image_size: int = 256
+    """Native size in pixels of the diffusion model."""
+    autoencoder_steps: int = 4000
+    autoencoder_batch: int = 12
+    autoencoder_crop: int = 128
+    """Side in pixels of the autoencoder's training crops; it is convolutional, so small ones do."""
+    autoencoder_lr: float = 6e-4
+    perceptual_weight: float = 0.1
+    kl_weight: float = 1e-3
+    unet_steps: int = 20000
+    unet_batch: int = 32
+    unet_lr: float = 4e-4
+    ema_decay: float = 0.999
+    checkpoint_every: int = 250
+    seed: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self):
+        for name in ("photos", "paintings"):
+            if not getattr(self, name).is_dir():
+                raise ValueError(f"--{name} {getattr(self, name)}: no such folder")
+
+
+def is_held_out(file_name: str) -> bool:
+    """True for the tenth of all pictures that training never sees, by the name of the file."""
+    return int(hashlib.sha1(file_name.encode()).hexdigest(), 16) % 10 == 0
+
+
+def build_autoencoder() -> AutoencoderKL:
+    """3.1 M parameters, 16 latent channels at an eighth of the size."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(24, 48, 96, 128),
+        layers_per_block=1,
+        latent_channels=16,
+        norm_num_groups=8,
+        # Without attention the autoencoder is local: the same picture at any size.
+        mid_block_add_attention=False,
+        sample_size=256,
+        scaling_factor=1.0,
+    )
+
+
+def build_unet() -> UNet2DConditionModel:
+    """7.9 M parameters; the block structure of Stable Diffusion, so layers 6 to 11 exist."""
+    return UNet2DConditionModel(
+        sample_size=32,
+        in_channels=16,
+        out_channels=16,
+        block_out_channels=(64, 96, 96, 96),
+        layers_per_block=2,
+        cross_attention_dim=NULL_TEXT_SHAPE[-1],
+        attention_head_dim=4,
+    )
+
+
+def build_scheduler() -> DDIMScheduler:
+    """Stable Diffusion's noise schedule with v-prediction."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type="v_prediction",
+    )
+
+
+def null_text_embedding() -> Float[Tensor, "1 n d"]:
+    """The one text condition that the mini teacher knows: a fixed normal draw."""
+    return torch.randn(NULL_TEXT_SHAPE, generator=torch.Generator().manual_seed(NULL_TEXT_SEED))
+
+
+class AugmentedCrops(Dataset):
+    """Endless augmented squares, float [3 size size] in [-1, 1]; each a function of (seed, index).
+
+    Photos and paintings alternate. A square of at least `min_scale` of the shorter side is cut,
+    resized, mirrored half of the time, and its brightness, contrast and saturation vary mildly.
+    """
+
+    def __init__(self, folders: tuple[Path, ...], size: int, min_scale: float, seed: tuple):
+        self.groups = [
+            sorted(f for f in folder.iterdir() if not is_held_out(f.name)) for folder in folders
+        ]
+        self.size, self.min_scale, self.seed = size, min_scale, seed
+
+    def __getitem__(self, index: int) -> Float[Tensor, "3 size size"]:
+        rng = np.random.default_rng((*self.seed, index))
+        group = self.groups[index % len(self.groups)]
+        with Image.open(group[rng.integers(len(group))]) as file:
+            image = file.convert("RGB")
+        side = int(min(image.size) * rng.uniform(self.min_scale, 1.0))
+        left = int(rng.integers(image.width - side + 1))
+        top = int(rng.integers(image.height - side + 1))
+        image = image.resize(
+            (self.size, self.size), Image.LANCZOS, box=(left, top, left + side, top + side)
+        )
+        if rng.random() < 0.5:
+            image = image.transpose(Image.FLIP_LEFT_RIGHT)
+        for enhancer in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+            image = enhancer(image).enhance(rng.uniform(0.8, 1.2))
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def learning_rate_factor(step: int, steps: int, warmup: int = 200) -> float:
+    """Linear warm-up, then a half cosine that ends at 0 with the last of `steps` steps."""
+    return min(step / warmup, 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+
+def train_stage(
+    name: str,
+    model: nn.Module,
+    loss_fn: Callable[[nn.Module, Tensor, torch.Generator], dict[str, Tensor]],
+    dataset: Dataset,
+    *,
+    steps: int,
+    batch: int,
+    lr: float,
+    config: PretrainConfig,
+) -> nn.Module:
+    """Train `model` with AdamW on a warm-up and cosine schedule; return its moving average.
+
+    `loss_fn(model, images [b 3 h w], generator)` returns named terms; they are summed.
+    """
+    device = torch.device(config.device)
+    model.to(device).train()
+    ema = AveragedModel(
+        model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=1e-2, betas=(0.9, 0.99))
+    parts = {"model": model, "ema": ema, "optimizer": optimizer}
+    checkpoint, start = config.workdir / f"{name}.pt", 0
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, map_location=device, weights_only=True)
+        for key, part in parts.items():
+            part.load_state_dict(saved[key])
+        start = saved["step"]
+
+    def save(step: int):
+        state = {key: part.state_dict() for key, part in parts.items()} | {"step": step}
+        partial = checkpoint.with_suffix(".tmp")
+        torch.save(state, partial)
+        os.replace(partial, checkpoint)
+
+    loader = DataLoader(
+        dataset, batch_size=batch, sampler=range(start * batch, steps * batch), num_workers=1
+    )
+    means: dict[str, float] = {}
+    metrics = (config.workdir / f"{name}.jsonl").open("a")
+    bar = tqdm(loader, desc=name, total=steps, initial=start, unit="step", smoothing=0.05)
+    for step, images in enumerate(bar, start=start + 1):
+        generator = torch.Generator(device).manual_seed(config.seed * 1_000_003 + step)
+        with torch.autocast(device.type, torch.bfloat16):
+            terms = loss_fn(model, images.to(device), generator)
+        loss = torch.stack(list(terms.values())).sum()
+        for group in optimizer.param_groups:
+            group["lr"] = lr * learning_rate_factor(step, steps)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        ema.update_parameters(model)
+        for key, value in terms.items():
+            means[key] = 0.98 * means.get(key, value.item()) + 0.02 * value.item()
+        if step % 25 == 0:
+            bar.set_postfix({key: f"{value:.4f}" for key, value in means.items()})
+        if step % config.checkpoint_every == 0 or step == steps:
+            save(step)
+            print(json.dumps({"step": step, **means}), file=metrics, flush=True)
+    metrics.close()
+    return ema.module.eval().requires_grad_(False)
+
+
+def autoencoder_loss(
+    vgg: VGG16, config: PretrainConfig
+) -> Callable[[nn.Module, Tensor, torch.Generator], dict[str, Tensor]]:
+    """L1 + perceptual distance + KL to the unit normal, each a mean over its elements."""
+
+    def loss(autoencoder, images, generator):
+        posterior = autoencoder.encode(images).latent_dist
+        latents = posterior.sample(generator)
+        reconstruction = autoencoder.decode(latents).sample
+        mean, logvar = posterior.mean.float(), posterior.logvar.float()
+        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+        # VGG16 costs more than the autoencoder itself; a third of the batch steers it as well.
+        some = slice(max(1, len(images) // 3))
+        with torch.no_grad():
+            target = vgg(images[some] / 2 + 0.5)
+        distance = feature_distance(vgg(reconstruction[some] / 2 + 0.5), target)
+        return {
+            "l1": (reconstruction.float() - images).abs().mean(),
+            "perceptual": config.perceptual_weight * distance,
+            "kl": config.kl_weight * kl,
+        }
+
+    return loss
+
+
+def diffusion_loss(
+    autoencoder: AutoencoderKL, scheduler: DDIMScheduler
+) -> Callable[[nn.Module, Tensor, torch.Generator], dict[str, Tensor]]:
+    """Mean squared error of the velocity v = sqrt(a) eps - sqrt(1 - a) x at uniform timesteps."""
+    null_text = null_text_embedding()
+
+    def loss(unet, images, generator):
+        with torch.no_grad():
+            latents = autoencoder.encode(images).latent_dist.sample(generator).float()
+            latents = latents * autoencoder.config.scaling_factor
+        options = {"generator": generator, "device": latents.device}
+        noise = torch.randn(latents.shape, **options)
+        timesteps = torch.randint(scheduler.config.num_train_timesteps, (len(latents),), **options)
+        noisy = scheduler.add_noise(latents, noise, timesteps)
+        condition = null_text.to(latents.device).expand(len(latents), -1, -1)
+        velocity = unet(noisy, timesteps, condition).sample.float()
+        target = scheduler.get_velocity(latents, noise, timesteps)
+        return {"v": (velocity - target).square().mean()}
+
+    return loss
+
+
+@torch.no_grad()
+def latent_scale(autoencoder: AutoencoderKL, dataset: Dataset, count: int = 256) -> float:
+    """The factor that brings the latents of `count` training samples to unit standard deviation."""
+    images = torch.stack([dataset[i] for i in range(count)])
+    latents = torch.cat([autoencoder.encode(x).latent_dist.mode() for x in images.split(16)])
+    return 1 / latents.std().item()
+
+
+def save_model(
+    out: Path, unet: nn.Module, autoencoder: AutoencoderKL, scheduler: DDIMScheduler
+) -> None:
+    """Write a diffusers folder with float16 safetensors and the null-text embedding."""
+    autoencoder.half().save_pretrained(out / "vae")
+    unet.half().save_pretrained(out / "unet")
+    scheduler.save_pretrained(out / "scheduler")
+    save_file({"null_text": null_text_embedding()}, out / "null_text.safetensors")
+
+
+def pretrain(config: PretrainConfig) -> None:
+    """Train both stages, or what is left of them, and write the model to `config.out`."""
+    config.workdir.mkdir(parents=True, exist_ok=True)
+    (config.workdir / "config.json").write_text(json.dumps(asdict(config), indent=2, default=str))
+    torch.manual_seed(config.seed)
+    folders = (config.photos, config.paintings)
+    autoencoder = train_stage(
+        "autoencoder",
+        build_autoencoder(),
+        autoencoder_loss(VGG16().to(config.device), config),
+        AugmentedCrops(folders, config.autoencoder_crop, 0.5, (config.seed, 1)),
+        steps=config.autoencoder_steps,
+        batch=config.autoencoder_batch,
+        lr=config.autoencoder_lr,
+        config=config,
+    )
+    crops = AugmentedCrops(folders, config.image_size, 0.6, (config.seed, 2))
+    autoencoder.register_to_config(scaling_factor=latent_scale(autoencoder, crops))
+    scheduler = build_scheduler()
+    unet = train_stage(
+        "unet",
+        build_unet(),
+        diffusion_loss(autoencoder, scheduler),
+        crops,
+        steps=config.unet_steps,
+        batch=config.unet_batch,
+        lr=config.unet_lr,
+        config=config,
+    )
+    save_model(config.out, unet, autoencoder, scheduler)

@@ -1,0 +1,173 @@
+"""StyleID: training-free style transfer with a pre-trained latent diffusion model."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from teacher_torch.attention import Rows, StyleInjection
+from teacher_torch.config import StyleIDConfig
+from teacher_torch.ddim import DDIMSchedule, adain
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """DDIM inversion of a batch of pictures: latents only, features are recomputed when needed."""
+
+    latents: Float[Tensor, "n b c h w"]
+    """float32, N + 1 steps: [0] is the picture, [i] is seen by the network at t_i, [N] is noise."""
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+        return self.latents.shape[1]
+
+    def __getitem__(self, index: slice) -> "Inversion":
+        """Some of the pictures."""
+        return Inversion(self.latents[:, index])
+
+    @staticmethod
+    def cat(inversions: list["Inversion"]) -> "Inversion":
+        """Several batches of pictures of one size as one."""
+        return Inversion(torch.cat([inversion.latents for inversion in inversions], dim=1))
+
+
+class StyleID:
+    """The teacher (Chung et al., "Style Injection in Diffusion", CVPR 2024).
+
+    Each content and style picture is inverted once; any grid of pairs is then sampled jointly: one
+    UNet call a step holds the content rows, the style rows and the stylised rows, and the latter
+    read queries, keys and values of the former inside the same call. Nothing but latents is kept.
+    """
+
+    DECODE_SLICE = 4  # pictures: bounds the autoencoder's memory, which dwarfs the UNet's
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        vae: AutoencoderKL,
+        scheduler,
+        null_text_embedding: Float[Tensor, "1 n d"],
+        config: StyleIDConfig | None = None,
+    ):
+        """`scheduler` is any diffusers scheduler of the model: its noise schedule and prediction
+        type are read, its own stepping is not used."""
+        self.unet, self.vae = unet, vae
+        self.config = config or StyleIDConfig()
+        self.null_text_embedding = null_text_embedding.to(unet.device, unet.dtype)
+        self.schedule = DDIMSchedule.from_scheduler(
+            scheduler, self.config.num_steps, self.config.convention
+        )
+        self._injection = StyleInjection(
+            unet, self.config.injection_layers, self.config.gamma, self.config.temperature
+        )
+
+    @torch.inference_mode()
+    def encode(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h8 w8"]:
+        """Pictures in [-1, 1] -> scaled float32 latents: the mode of the posterior."""
+        images = images.to(self.vae.device, self.vae.dtype)
+        latents = [self.vae.encode(x).latent_dist.mode() for x in images.split(self.DECODE_SLICE)]
+        return torch.cat(latents).float() * self.vae.config.scaling_factor
+
+    @torch.inference_mode()
+    def decode(self, latents: Float[Tensor, "b c h8 w8"]) -> Float[Tensor, "b 3 h w"]:
+        """Scaled latents -> float32 pictures in about [-1, 1], not clipped."""
+        latents = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
+        images = [self.vae.decode(z).sample for z in latents.split(self.DECODE_SLICE)]
+        return torch.cat(images).float()
+
+    @torch.inference_mode()
+    def invert(self, images: Float[Tensor, "b 3 h w"]) -> Inversion:
+        """DDIM inversion of pictures in [-1, 1] whose sides suit the autoencoder and the UNet."""
+        stride = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        multiple = stride * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        if images.shape[-2] % multiple or images.shape[-1] % multiple:
+            raise ValueError(
+                f"pictures are {images.shape[-1]} x {images.shape[-2]} px; "
+                f"this model needs multiples of {multiple}."
+            )
+        trajectory = [self.encode(images)]
+        levels = self.schedule.inversion_levels
+        for i, timestep in enumerate(self.schedule.timesteps):
+            output = self._predict(trajectory[-1], timestep)
+            latents, _ = self.schedule.step(trajectory[-1], output, levels[i], levels[i + 1])
+            trajectory.append(latents)
+        return Inversion(torch.stack(trajectory))
+
+    def stylise(self, content: Inversion, style: Inversion) -> Float[Tensor, "b 3 h w"]:
+        """Stylise b contents with one style, or each with its own of b styles.
+
+        Returns float32 pictures in about [-1, 1], not clipped.
+        """
+        if len(style) not in (1, len(content)):
+            raise ValueError(
+                f"{len(content)} contents cannot pair with {len(style)} styles: give one style, "
+                "one for each content, or use stylise_pairs."
+            )
+        contents = torch.arange(len(content))
+        styles = torch.zeros_like(contents) if len(style) == 1 else contents
+        return self.stylise_pairs(content, style, torch.stack([contents, styles], dim=1))
+
+    def stylise_pairs(
+        self, content: Inversion, style: Inversion, pairs: Int[Tensor, "p 2"]
+    ) -> Float[Tensor, "p 3 h w"]:
+        """Stylise any pairs (index of the content, index of the style), sampled jointly.
+
+        Returns float32 pictures in about [-1, 1], not clipped, in the order of the pairs.
+        """
+        return self.decode(self.sample(content, style, pairs))
+
+    def initial_latents(
+        self, content: Inversion, style: Inversion, pairs: Int[Tensor, "p 2"]
+    ) -> Float[Tensor, "p c h w"]:
+        """Noise that sampling starts from: the content's with the style's statistics (eq. 10)."""
+        noise = content.latents[-1][pairs[:, 0]]
+        if not self.config.adain_init:
+            return noise
+        eps = 1e-4 if self.config.convention == "port" else 0.0
+        return adain(noise, style.latents[-1][pairs[:, 1]], eps)
+
+    @torch.inference_mode()
+    def sample(
+        self, content: Inversion, style: Inversion, pairs: Int[Tensor, "p 2"]
+    ) -> Float[Tensor, "p c h w"]:
+        """Joint sampling of pairs (index of the content, index of the style); final latents."""
+        order = torch.argsort(pairs[:, 1], stable=True)
+        pairs = pairs[order]
+        per_style = tuple(torch.bincount(pairs[:, 1], minlength=len(style)).tolist())
+        schedule, levels = self.schedule, self.schedule.sampling_levels
+        latents = self.initial_latents(content, style, pairs)
+        for i in range(schedule.sampling_start, -1, -1):
+            timestep = schedule.timesteps[i]
+            if self.config.inject_attention:
+                stylised = Rows(stylised_contents=pairs[:, 0], stylised_per_style=per_style)
+                output = self._predict_injected(
+                    content.latents[i], style.latents[i], latents, stylised, timestep
+                )
+            else:
+                output = self._predict(latents, timestep)
+            latents, x0 = schedule.step(latents, output, levels[i + 1], levels[i])
+        return (x0 if schedule.decodes_x0 else latents)[torch.argsort(order)]
+
+    def _predict_injected(
+        self, content: Tensor, style: Tensor, latents: Tensor, stylised: Rows, timestep: int
+    ) -> Tensor:
+        b, s = len(content), len(style)
+        with self._injection as injection:
+            if content.shape[2:] == style.shape[2:]:
+                injection.rows = replace(stylised, contents=b, styles=s)
+                return self._predict(torch.cat([content, style, latents]), timestep)[b + s :]
+            injection.rows = Rows(contents=b)
+            self._predict(content, timestep)
+            injection.rows = Rows(styles=s)
+            self._predict(style, timestep)
+            injection.rows = stylised
+            return self._predict(latents, timestep)
+
+    def _predict(self, latents: Float[Tensor, "b c h w"], timestep: int) -> Tensor:
+        return self.unet(
+            latents.to(self.unet.dtype),
+            timestep,
+            self.null_text_embedding.expand(len(latents), -1, -1),
+        ).sample
