@@ -95,20 +95,19 @@ class TripletWriter:
         self.world_size = world_size
         self._image_shape = contents.images.shape[1:]
 
+        manifest = {
+            "format_version": FORMAT_VERSION,
+            "image_size": list(self._image_shape[:2]),
+            "num_contents": len(contents),
+            "num_styles": len(styles),
+            "num_pairs": len(self.pairs),
+            "shard_size": shard_size,
+            "pairs_sha256": array_sha256(self.pairs),
+            "settings": _as_json("settings", settings or {}),
+            "provenance": _as_json("provenance", provenance or {}),
+        }
         self._open_root()
-        self._publish_manifest(
-            {
-                "format_version": FORMAT_VERSION,
-                "image_size": list(self._image_shape[:2]),
-                "num_contents": len(contents),
-                "num_styles": len(styles),
-                "num_pairs": len(self.pairs),
-                "shard_size": shard_size,
-                "pairs_sha256": array_sha256(self.pairs),
-                "settings": _as_json("settings", settings or {}),
-                "provenance": _as_json("provenance", provenance or {}),
-            }
-        )
+        self._publish_manifest(manifest)
         self._publish_images("contents", contents)
         self._publish_images("styles", styles)
 
