@@ -1,6 +1,7 @@
 """The contract between teacher and student: picture files, picture sources, triplets on disk."""
 
 from triplets.dataset import TripletDataset
+from triplets.errors import InputError
 from triplets.format import DatasetError, Triplet
 from triplets.images import (
     DecodedImage,
@@ -32,6 +33,7 @@ __all__ = [
     "ImageFolder",
     "ImageSet",
     "ImageSource",
+    "InputError",
     "Skipped",
     "SourceError",
     "TFDSImages",

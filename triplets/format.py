@@ -27,13 +27,15 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
+from triplets.errors import InputError
+
 FORMAT_VERSION = 1
 
 _REQUIRED_COUNTS = ("num_contents", "num_styles", "num_pairs")
 _SHARD_NAME = re.compile(r"pairs-(\d{5,})")
 
 
-class DatasetError(ValueError):
+class DatasetError(InputError):
     """A triplet dataset cannot be read or written; the message is one line that says why."""
 
 

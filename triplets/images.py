@@ -12,6 +12,7 @@ from jaxtyping import Float32, UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from triplets.atomic import atomic_write
+from triplets.errors import InputError
 
 MAX_PIXELS = 64_000_000
 """Largest picture that is decoded, in pixels; a 40-megapixel photograph passes."""
@@ -49,7 +50,7 @@ _UPRIGHT = {
 }
 
 
-class ImageError(ValueError):
+class ImageError(InputError):
     """A picture cannot be read or written; the message is one line: which picture and why."""
 
 

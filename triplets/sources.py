@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from tqdm import tqdm
 
+from triplets.errors import InputError
 from triplets.images import (
     IMAGE_SUFFIXES,
     DecodedImage,
@@ -26,7 +27,7 @@ MIN_SIDE = 16
 _TFDS_SPEC = re.compile(r"tfds:(?P<name>[^\[\]]+):(?P<split>[^:\[\]]+(\[[^\[\]]*\][^:\[\]]*)*)")
 
 
-class SourceError(ValueError):
+class SourceError(InputError):
     """A source of pictures cannot be used at all; the message is one line that says why."""
 
 
@@ -121,15 +122,15 @@ class TFDSImages:
         split: such as "train" or "train[:1000]".
 
     Raises:
-        ImportError: tensorflow_datasets is not installed.
-        SourceError: unknown name or split, dataset without pictures, preparation failed.
+        SourceError: tensorflow_datasets is not installed, unknown name or split, a dataset
+            without pictures, or its preparation failed.
     """
 
     def __init__(self, name: str, split: str):
         try:
             import tensorflow_datasets as tfds
         except ImportError as error:
-            raise ImportError(
+            raise SourceError(
                 f"reading tfds:{name}:{split} needs TensorFlow Datasets: "
                 'pip install "style-distil[tfds]"'
             ) from error
@@ -170,8 +171,7 @@ def open_source(spec: str) -> ImageSource:
         spec: a folder, or tfds:NAME:SPLIT, for example "tfds:imagenette:train[:100]".
 
     Raises:
-        SourceError: nothing usable there.
-        ImportError: tfds:... without tensorflow_datasets.
+        SourceError: nothing usable there, or tfds:... without tensorflow_datasets.
     """
     if not spec.startswith("tfds:"):
         return ImageFolder(spec)

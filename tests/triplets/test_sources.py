@@ -252,5 +252,5 @@ def test_tfds_errors(monkeypatch):
 
 def test_missing_tensorflow_datasets_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(ImportError, match=r'pip install "style-distil\[tfds\]"'):
+    with pytest.raises(SourceError, match=r'pip install "style-distil\[tfds\]"'):
         open_source("tfds:flowers:train")

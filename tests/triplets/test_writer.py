@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -244,6 +245,31 @@ def test_a_second_process_of_the_same_rank_cannot_spoil_a_shard(tmp_path, monkey
         first.write_shard(0, small_dump.stylise(PAIRS[:5]))
     dump(tmp_path / "whole")
     assert tree(tmp_path / "data") == tree(tmp_path / "whole")
+
+
+def test_leftovers_are_renamed_before_they_are_removed(tmp_path, monkeypatch):
+    root = make_writer(tmp_path / "data").root
+    (root / ".staging-00000" / "pairs-00000").mkdir(parents=True)
+    removed = []
+    monkeypatch.setattr(shutil, "rmtree", lambda path, **options: removed.append(path.name))
+    make_writer(root)
+    # So a process that still prepares the shard there can no longer publish it.
+    assert removed[0].startswith(".staging-00000.")
+    assert not (root / ".staging-00000").exists()
+
+
+def test_of_two_writers_at_once_the_first_decides(tmp_path, monkeypatch):
+    other = make_writer(tmp_path / "other", settings={"seed": 8}).root
+    real_link = os.link
+
+    def come_too_late(source, destination):
+        shutil.copy(other / "manifest.json", destination)
+        real_link(source, destination)
+
+    monkeypatch.setattr(os, "link", come_too_late)
+    with pytest.raises(DatasetError, match=r"settings\.seed is 8 there, now 7"):
+        make_writer(tmp_path / "data")
+    assert tree(tmp_path / "data") == {"manifest.json": (other / "manifest.json").read_bytes()}
 
 
 def test_file_systems_without_hard_links(tmp_path, monkeypatch):
