@@ -196,7 +196,10 @@ class TripletWriter:
                 self._publish_file(staging / path.name)
         stored = load_manifest(self.root)
         stored_provenance, provenance = stored.pop("provenance", {}), manifest.pop("provenance")
-        difference = _first_difference(stored, manifest)
+        # The settings first: another seed says more than another checksum of the pairs.
+        difference = _first_difference(
+            stored.get("settings", {}), manifest["settings"], "settings"
+        ) or _first_difference(stored, manifest)
         if difference:
             raise DatasetError(
                 f"{str(self.root)!r} was started with other settings: {difference}; "

@@ -140,6 +140,10 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
         ),
         ({"settings": SETTINGS | {"steps": 50}}, "settings.steps is not set there, now 50"),
         ({"settings": {"teacher": "test"}}, "settings.seed is 7 there, now not set"),
+        (
+            {"settings": SETTINGS | {"seed": 8}, "pairs": PAIRS[::-1]},
+            "settings.seed is 7 there, now 8",
+        ),
         ({"shard_size": 4}, "shard_size is 5 there, now 4"),
         ({"pairs": PAIRS[:-1]}, "num_pairs is 12 there, now 11"),
         ({"pairs": PAIRS[::-1]}, "pairs_sha256 is"),
