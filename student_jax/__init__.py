@@ -1,0 +1,6 @@
+"""The student: a small transformer that learns a diffusion teacher's style transfer."""
+
+from student_jax.config import STTRConfig
+from student_jax.models import STTR, VGG16, VGG19
+
+__all__ = ["STTR", "VGG16", "VGG19", "STTRConfig"]

@@ -1,0 +1,7 @@
+"""The networks: the student itself, and VGG for perceptual losses."""
+
+from student_jax.models.resnet import ResNet
+from student_jax.models.sttr import STTR, StyleMemory
+from student_jax.models.vgg import VGG16, VGG19
+
+__all__ = ["STTR", "VGG16", "VGG19", "ResNet", "StyleMemory"]

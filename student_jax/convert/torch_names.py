@@ -1,0 +1,138 @@
+"""Weights by their PyTorch names and layouts, to an NNX module and back.
+
+A `Table` lists every PyTorch name of an architecture with the variables of ours that it fills and
+the transform between the two layouts. Both directions, and every check, read the same table.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+
+class Transform(NamedTuple):
+    """A change of layout; `to_torch` is the exact inverse of `from_torch`."""
+
+    from_torch: Callable[[np.ndarray], tuple[np.ndarray, ...]]
+    to_torch: Callable[..., np.ndarray]
+
+
+SAME = Transform(lambda x: (x,), lambda x: x)
+# [out, in] to [in, out]
+LINEAR = Transform(lambda x: (x.T,), lambda x: x.T)
+# [out, in, h, w] to [h, w, in, out]
+CONV = Transform(lambda x: (x.transpose(2, 3, 1, 0),), lambda x: x.transpose(3, 2, 0, 1))
+# [out, in, 1, 1] to [in, out]
+POINTWISE_CONV = Transform(lambda x: (x[:, :, 0, 0].T,), lambda x: x.T[:, :, None, None])
+# Query, key and value in one [3 out, in] to three [in, out]; their biases likewise.
+FUSED_LINEAR = Transform(
+    lambda x: tuple(part.T for part in np.split(x, 3)), lambda *x: np.concatenate([p.T for p in x])
+)
+FUSED_BIAS = Transform(lambda x: tuple(np.split(x, 3)), lambda *x: np.concatenate(x))
+# Batch norm's step counter, which only a momentum of None would read.
+COUNTER = Transform(lambda x: (), lambda: np.zeros((), np.int64))
+
+
+class Entry(NamedTuple):
+    """The variables, by dotted path, that one PyTorch tensor fills."""
+
+    paths: tuple[str, ...]
+    transform: Transform
+
+
+Table = dict[str, Entry]
+
+
+def layer(torch_name: str, path: str, transform: Transform, bias: bool = True) -> Table:
+    """A convolution or linear layer."""
+    table = {f"{torch_name}.weight": Entry((f"{path}.kernel",), transform)}
+    if bias:
+        table[f"{torch_name}.bias"] = Entry((f"{path}.bias",), SAME)
+    return table
+
+
+def norm(torch_name: str, path: str) -> Table:
+    """Scale and bias of a normalisation."""
+    return {
+        f"{torch_name}.weight": Entry((f"{path}.scale",), SAME),
+        f"{torch_name}.bias": Entry((f"{path}.bias",), SAME),
+    }
+
+
+def batch_norm(torch_name: str, path: str, counter: bool) -> Table:
+    """A batch norm with its running statistics, and the step counter where it has one."""
+    table = norm(torch_name, path) | {
+        f"{torch_name}.running_mean": Entry((f"{path}.mean",), SAME),
+        f"{torch_name}.running_var": Entry((f"{path}.var",), SAME),
+    }
+    if counter:
+        table[f"{torch_name}.num_batches_tracked"] = Entry((), COUNTER)
+    return table
+
+
+def _flatten(state: nnx.State) -> tuple[dict[str, jax.Array | jax.ShapeDtypeStruct], Any]:
+    leaves, treedef = jax.tree.flatten_with_path(state)
+    # The last key of a leaf's path leads into the variable and has no name of ours.
+    named = {".".join(str(key.key) for key in path if hasattr(key, "key")): x for path, x in leaves}
+    return named, treedef
+
+
+def from_torch(
+    build: Callable[[], nnx.Module],
+    table: Table,
+    state_dict: Mapping[str, np.ndarray],
+    ignored: Iterable[str] = (),
+) -> nnx.Module:
+    """Build a module from PyTorch weights, without initialising it first.
+
+    Args:
+        build: makes the module; it is only traced, for its structure and shapes.
+        table: of the module's architecture.
+        state_dict: arrays by PyTorch name; floats of any width become those of the module.
+        ignored: regular expressions for names that may be there and are not needed.
+
+    Raises:
+        ValueError: one message that lists all missing, unexpected and wrongly shaped tensors.
+    """
+    graphdef, state = nnx.split(nnx.eval_shape(build))
+    targets, treedef = _flatten(state)
+
+    filled = {path for paths, _ in table.values() for path in paths}
+    faults = [f"no PyTorch name fills: {path}" for path in targets if path not in filled]
+    arrays = {}
+    for name, (paths, transform) in table.items():
+        if name not in state_dict:
+            faults.append(f"missing: {name}")
+            continue
+        array = np.asarray(state_dict[name])
+        expected = transform.to_torch(*(np.empty(targets[path].shape) for path in paths)).shape
+        if array.shape != expected:
+            faults.append(f"wrong shape: {name} is {array.shape}, expected {expected}")
+            continue
+        arrays |= zip(paths, transform.from_torch(array), strict=True)
+    pattern = re.compile("|".join(ignored) or r"(?!)")
+    faults += [
+        f"unexpected: {name}"
+        for name in state_dict
+        if name not in table and not pattern.search(name)
+    ]
+    if faults:
+        raise ValueError("these weights do not fit the model:\n  " + "\n  ".join(faults))
+
+    leaves = [jnp.asarray(arrays[path], target.dtype) for path, target in targets.items()]
+    return nnx.merge(graphdef, jax.tree.unflatten(treedef, leaves))
+
+
+def to_torch(model: nnx.Module, table: Table) -> dict[str, np.ndarray]:
+    """The module's weights by PyTorch name: the inverse of `from_torch`."""
+    sources, _ = _flatten(nnx.state(model))
+    return {
+        name: np.ascontiguousarray(
+            transform.to_torch(*(np.asarray(sources[path]) for path in paths))
+        )
+        for name, (paths, transform) in table.items()
+    }

@@ -1,0 +1,17 @@
+"""The normalisation that ImageNet networks expect of their input."""
+
+import numpy as np
+from jaxtyping import Array, Float
+
+MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+STD = np.array([0.229, 0.224, 0.225], np.float32)
+
+
+def normalise(images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+    """Pixels in [0, 1] to zero mean and unit deviation over ImageNet."""
+    return (images - MEAN) / STD
+
+
+def denormalise(images: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+    """The inverse of `normalise`."""
+    return images * STD + MEAN

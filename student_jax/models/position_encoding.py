@@ -1,0 +1,29 @@
+"""Sine position encoding of a grid of tokens."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+def position_encoding(padding: Bool[Array, "b h w"], dim: int) -> Float[Array, "b h w {dim}"]:
+    """Sines and cosines of each cell's normalised row and column.
+
+    Rows and columns are counted from 1, over the cells that are not padding, and scaled to end at
+    2 pi, so the encoding of a picture's corner does not depend on its size. Half of the channels
+    encode y, the other half x; channel i of a half is a sine (even i) or cosine (odd i) at
+    frequency 10000^(-2 floor(i / 2) / (dim / 2)) (Carion et al., DETR, 2020, after Vaswani et al.,
+    2017, section 3.5).
+
+    Args:
+        padding: True at cells that pad a smaller picture; shape and batch of the result.
+        dim: number of channels, a multiple of 4.
+    """
+    frequencies = 10000.0 ** (-jnp.arange(0, dim // 2, 2) / (dim // 2))
+    valid = ~padding
+
+    def encode(axis):
+        count = jnp.cumsum(valid, axis=axis, dtype=jnp.float32)
+        position = 2 * jnp.pi * count / (jnp.take(count, jnp.array([-1]), axis=axis) + 1e-6)
+        angle = position[..., None] * frequencies
+        return jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1).reshape(*valid.shape, -1)
+
+    return jnp.concatenate([encode(axis=1), encode(axis=2)], axis=-1)

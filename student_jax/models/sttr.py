@@ -1,0 +1,176 @@
+"""STTR: a transformer that stylises a content picture with a style picture.
+
+Wang et al., "Fine-Grained Image Style Transfer with Visual Transformers", ACCV 2022: style tokens
+pass through a transformer encoder, content tokens through a decoder that attends to them, and a
+convolutional tail makes a picture of the result.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from student_jax.config import STTRConfig
+from student_jax.models import imagenet
+from student_jax.models.light import LightBackbone
+from student_jax.models.position_encoding import position_encoding
+from student_jax.models.resnet import ResNet
+from student_jax.models.tail import Tail
+from student_jax.models.transformer import DecoderLayer, EncoderLayer, layer_norm
+
+
+class StyleMemory(NamedTuple):
+    """An encoded style: what `STTR.decode` needs of it, for any number of contents."""
+
+    tokens: Float[Array, "b m c"]
+    position: Float[Array, "#b m c"]
+    padding: Bool[Array, "b m"] | None
+
+
+class STTR(nnx.Module):
+    """Content and style pictures to a stylised picture.
+
+    Pixels are in [0, 1]; the prediction is not clipped. The sides of contents must be multiples of
+    `config.content_stride`, those of styles of `config.style_stride`; the two need not be alike.
+
+    Padding masks (True = padding) allow pictures of several sizes in one batch: padding is read
+    as the ImageNet mean colour, does not count in position encodings, and padded style tokens get
+    no attention. Padded content tokens are not hidden from the others, as in the paper's code.
+
+    Args:
+        config: the architecture.
+        dtype: in which to compute; parameters, softmax and statistics remain float32.
+        rngs: for the initial parameters. The model keeps no random state: dropout takes its keys
+            from the `rngs` of a call.
+    """
+
+    def __init__(self, config: STTRConfig, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs):
+        self.config = config
+        backbone = ResNet if config.backbone == "resnet50" else LightBackbone
+        dim = config.hidden_dim
+        self.content_backbone = backbone(config.content_widths, dtype=dtype, rngs=rngs)
+        self.style_backbone = backbone(config.style_widths, dtype=dtype, rngs=rngs)
+        # 1 x 1 convolutions: linear maps of the channels.
+        self.content_projection = nnx.Linear(config.content_widths[-1], dim, dtype=dtype, rngs=rngs)
+        self.style_projection = nnx.Linear(config.style_widths[-1], dim, dtype=dtype, rngs=rngs)
+        self.encoder = nnx.List(
+            EncoderLayer(config, dtype=dtype, rngs=rngs) for _ in range(config.num_encoder_layers)
+        )
+        self.decoder = nnx.List(
+            DecoderLayer(config, dtype=dtype, rngs=rngs) for _ in range(config.num_decoder_layers)
+        )
+        self.decoder_norm = layer_norm(config, dtype=dtype, rngs=rngs)
+        self.output_projection = nnx.Linear(dim, config.tail_dim, dtype=dtype, rngs=rngs)
+        skip_dims = (3, *self.content_backbone.dims[:-1])
+        self.tail = Tail(config, skip_dims, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self,
+        content: Float[Array, "b h w 3"],
+        style: Float[Array, "b h2 w2 3"],
+        content_mask: Bool[Array, "b h w"] | None = None,
+        style_mask: Bool[Array, "b h2 w2"] | None = None,
+        *,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ) -> Float[Array, "b h w 3"]:
+        """Stylise every content with the style of the same row.
+
+        Args:
+            train: apply dropout, and let the tail's batch norm take its statistics from the batch
+                and update the running ones.
+            rngs: with a `dropout` stream, needed to train with dropout.
+
+        Raises:
+            ValueError: for sides that do not suit the strides, or training without `rngs`.
+        """
+        memory = self.encode_style(style, style_mask, train=train, rngs=rngs)
+        return self.decode(content, memory, content_mask, train=train, rngs=rngs)
+
+    def encode_style(
+        self,
+        style: Float[Array, "b h w 3"],
+        mask: Bool[Array, "b h w"] | None = None,
+        *,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ) -> StyleMemory:
+        """The part of the model that needs only the style; arguments as for the whole."""
+        config = self.config
+        _check_sides("style", style, multiple=config.style_stride, minimum=config.style_stride)
+        rngs = self._dropout_rngs(train, rngs)
+        features = self.style_backbone(_normalise(style, mask))
+        tokens, position, padding = _flatten(self.style_projection(features[-1]), mask)
+        for layer in self.encoder:
+            tokens = layer(tokens, position, padding, rngs)
+        return StyleMemory(tokens, position, padding)
+
+    def decode(
+        self,
+        content: Float[Array, "b h w 3"],
+        memory: StyleMemory,
+        mask: Bool[Array, "b h w"] | None = None,
+        *,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ) -> Float[Array, "b h w 3"]:
+        """The rest of the model; arguments as for the whole."""
+        config = self.config
+        # The tail's reflection padding needs two tokens a side.
+        minimum = 2 * config.content_stride
+        _check_sides("content", content, multiple=config.content_stride, minimum=minimum)
+        if content.shape[0] != memory.tokens.shape[0]:
+            raise ValueError(
+                f"{content.shape[0]} contents but {memory.tokens.shape[0]} encoded styles; "
+                "expected one style for each content"
+            )
+        rngs = self._dropout_rngs(train, rngs)
+        content = _normalise(content, mask)
+        features = self.content_backbone(content)
+        grid = self.content_projection(features[-1])
+        tokens, position, _ = _flatten(grid, mask)
+        for layer in self.decoder:
+            tokens = layer(tokens, position, *memory, rngs)
+        grid = self.output_projection(self.decoder_norm(tokens)).reshape(*grid.shape[:3], -1)
+        prediction = self.tail(grid, (content, *features[:-1]), train)
+        return imagenet.denormalise(prediction.astype(jnp.float32))
+
+    def _dropout_rngs(self, train: bool, rngs: nnx.Rngs | None) -> nnx.Rngs | None:
+        if train and self.config.dropout > 0 and rngs is None:
+            raise ValueError(
+                f"training with dropout {self.config.dropout} needs keys: "
+                "pass rngs=nnx.Rngs(dropout=key)"
+            )
+        return rngs if train else None
+
+
+def _check_sides(name: str, images: Float[Array, "b h w 3"], multiple: int, minimum: int) -> None:
+    h, w = images.shape[1:3]
+    if h % multiple or w % multiple or min(h, w) < minimum:
+        raise ValueError(
+            f"the {name} is {w} x {h} px; expected sides that are multiples of {multiple} px and "
+            f"at least {minimum} px: resize or pad it"
+        )
+
+
+def _normalise(
+    images: Float[Array, "b h w 3"], mask: Bool[Array, "b h w"] | None
+) -> Float[Array, "b h w 3"]:
+    """ImageNet-normalised pictures, zero (the mean colour) at padding."""
+    images = imagenet.normalise(images)
+    return images if mask is None else jnp.where(mask[..., None], 0, images)
+
+
+def _flatten(grid, mask):
+    """The cells of a grid in row-major order, with their position encodings and padding."""
+    b, h, w, c = grid.shape
+    if mask is None:
+        padding = None
+        position = position_encoding(jnp.zeros((1, h, w), bool), c)
+    else:
+        # A cell is padding when its first pixel is: nearest-neighbour resizing.
+        padding = mask[:, :: mask.shape[1] // h, :: mask.shape[2] // w]
+        position = position_encoding(padding, c)
+        padding = padding.reshape(b, h * w)
+    return grid.reshape(b, h * w, c), position.astype(grid.dtype).reshape(-1, h * w, c), padding

@@ -1,0 +1,102 @@
+"""The transformer's layers: post-norm, as in DETR (Carion et al., 2020)."""
+
+import functools
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from student_jax.config import STTRConfig
+from student_jax.models.attention import MultiHeadAttention
+
+
+def layer_norm(config: STTRConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """Layer norm over the hidden channels, with statistics in float32."""
+    return nnx.LayerNorm(
+        config.hidden_dim, epsilon=1e-5, use_fast_variance=False, dtype=dtype, rngs=rngs
+    )
+
+
+class MLP(nnx.Module):
+    """Two linear maps with a ReLU and dropout between them."""
+
+    def __init__(self, config: STTRConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        init = nnx.initializers.xavier_uniform()
+        self.dropout = nnx.Dropout(config.dropout)
+        self.linear1 = nnx.Linear(
+            config.hidden_dim, config.mlp_dim, kernel_init=init, dtype=dtype, rngs=rngs
+        )
+        self.linear2 = nnx.Linear(
+            config.mlp_dim, config.hidden_dim, kernel_init=init, dtype=dtype, rngs=rngs
+        )
+
+    def __call__(
+        self, tokens: Float[Array, "b n c"], rngs: nnx.Rngs | None = None
+    ) -> Float[Array, "b n c"]:
+        """Transform every token by itself."""
+        hidden = nnx.relu(self.linear1(tokens))
+        return self.linear2(self.dropout(hidden, deterministic=rngs is None, rngs=rngs))
+
+
+class EncoderLayer(nnx.Module):
+    """Self-attention among style tokens, then an MLP."""
+
+    def __init__(self, config: STTRConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.dropout = nnx.Dropout(config.dropout)
+        self.attention = MultiHeadAttention(
+            config.hidden_dim, config.num_heads, config.dropout, dtype=dtype, rngs=rngs
+        )
+        self.mlp = MLP(config, dtype=dtype, rngs=rngs)
+        self.norm1 = layer_norm(config, dtype=dtype, rngs=rngs)
+        self.norm2 = layer_norm(config, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self,
+        tokens: Float[Array, "b n c"],
+        position: Float[Array, "#b n c"],
+        padding: Bool[Array, "b n"] | None = None,
+        rngs: nnx.Rngs | None = None,
+    ) -> Float[Array, "b n c"]:
+        """Positions are added to queries and keys, never to values; padding hides keys."""
+        drop = functools.partial(self.dropout, deterministic=rngs is None, rngs=rngs)
+        query = tokens + position
+        attended = self.attention(query, query, tokens, padding, rngs)
+        tokens = self.norm1(tokens + drop(attended))
+        return self.norm2(tokens + drop(self.mlp(tokens, rngs)))
+
+
+class DecoderLayer(nnx.Module):
+    """Self-attention among content tokens, cross-attention to the style, then an MLP."""
+
+    def __init__(self, config: STTRConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.dropout = nnx.Dropout(config.dropout)
+        self.self_attention = MultiHeadAttention(
+            config.hidden_dim, config.num_heads, config.dropout, dtype=dtype, rngs=rngs
+        )
+        self.cross_attention = MultiHeadAttention(
+            config.hidden_dim, config.num_heads, config.dropout, dtype=dtype, rngs=rngs
+        )
+        self.mlp = MLP(config, dtype=dtype, rngs=rngs)
+        self.norm1 = layer_norm(config, dtype=dtype, rngs=rngs)
+        self.norm2 = layer_norm(config, dtype=dtype, rngs=rngs)
+        self.norm3 = layer_norm(config, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self,
+        tokens: Float[Array, "b n c"],
+        position: Float[Array, "#b n c"],
+        memory: Float[Array, "b m c"],
+        memory_position: Float[Array, "#b m c"],
+        memory_padding: Bool[Array, "b m"] | None = None,
+        rngs: nnx.Rngs | None = None,
+    ) -> Float[Array, "b n c"]:
+        """Positions are added to queries and keys, never to values; padding hides style keys."""
+        drop = functools.partial(self.dropout, deterministic=rngs is None, rngs=rngs)
+        query = tokens + position
+        attended = self.self_attention(query, query, tokens, None, rngs)
+        tokens = self.norm1(tokens + drop(attended))
+        attended = self.cross_attention(
+            tokens + position, memory + memory_position, memory, memory_padding, rngs
+        )
+        tokens = self.norm2(tokens + drop(attended))
+        return self.norm3(tokens + drop(self.mlp(tokens, rngs)))
