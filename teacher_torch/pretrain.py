@@ -72,6 +72,12 @@ def is_held_out(file_name: str) -> bool:
     return int(hashlib.sha1(file_name.encode()).hexdigest(), 16) % 10 == 0
 
 
+def held_out_files(folder: Path) -> list[Path]:
+    """The pictures of a folder that training never sees, ordered by a hash of their names."""
+    files = [file for file in folder.iterdir() if is_held_out(file.name)]
+    return sorted(files, key=lambda file: hashlib.sha1(file.name.encode()).hexdigest())
+
+
 def build_autoencoder() -> AutoencoderKL:
     """3.1 M parameters, 16 latent channels at an eighth of the size."""
     return AutoencoderKL(

@@ -23,9 +23,9 @@ class Inversion:
         """Number of pictures."""
         return self.latents.shape[1]
 
-    def __getitem__(self, index: slice) -> "Inversion":
-        """Some of the pictures."""
-        return Inversion(self.latents[:, index])
+    def __getitem__(self, index: int) -> "Inversion":
+        """One of the pictures, as a batch."""
+        return Inversion(self.latents[:, index, None])
 
     @staticmethod
     def cat(inversions: list["Inversion"]) -> "Inversion":

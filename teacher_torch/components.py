@@ -1,0 +1,144 @@
+"""Loading a latent diffusion model: from the hub, from a folder, or the bundled mini teacher."""
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from jaxtyping import Float
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from triplets import InputError
+
+MINI = Path(__file__).parent / "mini"
+NULL_TEXT = "null_text.safetensors"
+
+
+class Components(NamedTuple):
+    """What StyleID needs of a latent diffusion model; `StyleID(*components, config)`."""
+
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    scheduler: DDIMScheduler
+    null_text_embedding: Float[Tensor, "1 n d"]
+
+    @property
+    def native_size(self) -> int:
+        """Side in pixels of the pictures that the model was trained on."""
+        return self.unet.config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    def weights_sha256(self) -> str:
+        """Identifies the weights: a hash over names and values of the UNet and the autoencoder."""
+        digest = hashlib.sha256()
+        for module in (self.unet, self.vae):
+            for name, value in sorted(module.state_dict().items()):
+                digest.update(name.encode())
+                digest.update(value.cpu().contiguous().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+
+def load_components(
+    name_or_path: str,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Components:
+    """Load a Stable Diffusion 1.x or 2.x model, or one of the same structure.
+
+    Args:
+        name_or_path: "mini" for the bundled model, a local folder in the layout of diffusers, or
+            an id on the Hugging Face Hub such as "stable-diffusion-v1-5/stable-diffusion-v1-5".
+        device: where the networks go.
+        dtype: of the networks' weights; latents and noise schedule stay float32.
+
+    The embedding of the empty text is computed once with the model's own tokenizer and text
+    encoder, which are then dropped; a folder may hold it as null_text.safetensors instead.
+
+    Raises:
+        InputError: no such folder or model, or the hub cannot be reached.
+    """
+    folder = MINI if name_or_path == "mini" else Path(name_or_path)
+    if (folder / NULL_TEXT).is_file():
+        components = _load_folder(folder, dtype)
+    else:
+        components = _load_pipeline(name_or_path, dtype)
+    for module in (components.unet, components.vae):
+        module.to(device).eval().requires_grad_(False)
+    null_text = components.null_text_embedding.to(device, dtype)
+    return components._replace(null_text_embedding=null_text)
+
+
+def _load_folder(folder: Path, dtype: torch.dtype) -> Components:
+    def load(kind: type[nn.Module], name: str) -> nn.Module:
+        return kind.from_pretrained(
+            folder, subfolder=name, dtype=dtype, local_files_only=True, use_safetensors=True
+        )
+
+    try:
+        return Components(
+            load(UNet2DConditionModel, "unet"),
+            load(AutoencoderKL, "vae"),
+            DDIMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True),
+            load_file(folder / NULL_TEXT)["null_text"],
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f'cannot load a teacher from "{folder}": {_first_line(error)}') from error
+
+
+def _load_pipeline(name_or_path: str, dtype: torch.dtype) -> Components:
+    local = Path(name_or_path).is_dir()
+    if not local and (name_or_path.count("/") != 1 or name_or_path.startswith((".", "/", "~"))):
+        raise InputError(
+            f'--teacher "{name_or_path}": no such folder; expected "mini", a diffusers folder or a '
+            'hub id such as "stable-diffusion-v1-5/stable-diffusion-v1-5".'
+        )
+    import transformers
+
+    # Its import warns of image processors without torchvision, which nothing here uses.
+    transformers.logging.set_verbosity_error()
+    from diffusers import StableDiffusionPipeline
+
+    # Repositories hold float16 files, float32 files or both; the other kind still loads.
+    variants = ("fp16", None) if dtype == torch.float16 else (None, "fp16")
+    errors = []
+    for variant in variants:
+        try:
+            pipeline = StableDiffusionPipeline.from_pretrained(
+                name_or_path,
+                variant=variant,
+                dtype=dtype,
+                local_files_only=local,
+                use_safetensors=True,
+                safety_checker=None,
+                feature_extractor=None,
+                requires_safety_checker=False,
+            )
+            break
+        except (OSError, ValueError) as error:
+            errors.append(error)
+    else:
+        if local:
+            raise InputError(
+                f'cannot load a teacher from "{name_or_path}": {_first_line(errors[-1])}'
+            )
+        reason = str(errors[0]).partition("(")[0].strip()
+        raise InputError(
+            f'cannot load "{name_or_path}" from the Hugging Face Hub ({reason}); without a network, '
+            f"download https://huggingface.co/{name_or_path} elsewhere and give its folder with "
+            "--teacher PATH."
+        ) from errors[0]
+    scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    tokens = pipeline.tokenizer(
+        "",
+        padding="max_length",
+        max_length=pipeline.tokenizer.model_max_length,
+        return_tensors="pt",
+    )
+    with torch.inference_mode():
+        null_text = pipeline.text_encoder(tokens.input_ids)[0]
+    return Components(pipeline.unet, pipeline.vae, scheduler, null_text)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].removesuffix(".") + "."
