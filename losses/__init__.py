@@ -1,0 +1,18 @@
+"""Losses: pure functions of arrays and feature dictionaries, in the conventions they state."""
+
+from losses.distillation import L1, L2, L3, DistillationWeights, distillation_loss, gram_loss
+from losses.gram import gram_matrix
+from losses.pixel import pixel_loss
+from losses.regularisation import total_variation_loss
+
+__all__ = [
+    "L1",
+    "L2",
+    "L3",
+    "DistillationWeights",
+    "distillation_loss",
+    "gram_loss",
+    "gram_matrix",
+    "pixel_loss",
+    "total_variation_loss",
+]

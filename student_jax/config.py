@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 RESNET50_WIDTHS = (256, 512, 1024, 2048)
 
@@ -32,12 +32,12 @@ class STTRConfig:
     content_skips: bool = False
 
     @classmethod
-    def reference(cls) -> Self:
+    def reference(cls) -> "STTRConfig":
         """The released STTR demonstration model: 45.6 M parameters, 349 GFLOP at 512 px."""
         return cls()
 
     @classmethod
-    def mini(cls) -> Self:
+    def mini(cls) -> "STTRConfig":
         """A small model to train from scratch, on a CPU if need be."""
         return cls(
             backbone="light",
@@ -55,7 +55,7 @@ class STTRConfig:
         )
 
     @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+    def from_dict(cls, fields: Mapping[str, Any]) -> "STTRConfig":
         """Rebuild a configuration from `dataclasses.asdict(config)`, read back from JSON or not.
 
         Raises:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from student_jax.convert.torch_names import (
     CONV,
@@ -38,7 +39,7 @@ def resnet50_from_torch(
     state_dict: Mapping[str, np.ndarray],
     widths: tuple[int, ...],
     *,
-    dtype: jnp.dtype = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> ResNet:
     """A backbone with the weights of torchvision's `resnet50().state_dict()`.
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from student_jax.config import STTRConfig
 from student_jax.convert import torch_names
@@ -28,7 +29,7 @@ def sttr_from_torch(
     state_dict: Mapping[str, np.ndarray],
     config: STTRConfig,
     *,
-    dtype: jnp.dtype = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> STTR:
     """An STTR with the weights of the authors' `state_dict`.
 

@@ -74,7 +74,7 @@ def batch_norm(torch_name: str, path: str, counter: bool) -> Table:
     return table
 
 
-def _flatten(state: nnx.State) -> tuple[dict[str, jax.Array | jax.ShapeDtypeStruct], Any]:
+def _flatten(state) -> tuple[dict[str, Any], Any]:
     leaves, treedef = jax.tree.flatten_with_path(state)
     # The last key of a leaf's path leads into the variable and has no name of ours.
     named = {".".join(str(key.key) for key in path if hasattr(key, "key")): x for path, x in leaves}

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from safetensors.numpy import load_file
 
 import assets
@@ -13,7 +14,7 @@ from student_jax.models.vgg import VGG, VGG16, VGG19
 
 
 def vgg16_from_torch(
-    state_dict: Mapping[str, np.ndarray], *, dtype: jnp.dtype = jnp.float32
+    state_dict: Mapping[str, np.ndarray], *, dtype: DTypeLike = jnp.float32
 ) -> VGG16:
     """A VGG16 from the weights of torchvision's `vgg16().state_dict()`.
 
@@ -26,7 +27,7 @@ def vgg16_from_torch(
 
 
 def vgg19_from_torch(
-    state_dict: Mapping[str, np.ndarray], *, dtype: jnp.dtype = jnp.float32
+    state_dict: Mapping[str, np.ndarray], *, dtype: DTypeLike = jnp.float32
 ) -> VGG19:
     """A VGG19 from the weights of torchvision's `vgg19().state_dict()`.
 
@@ -38,7 +39,7 @@ def vgg19_from_torch(
     return _from_torch(VGG19, state_dict, (21, 23, 25, 28, 30, 32, 34), dtype)
 
 
-def bundled_vgg16(*, dtype: jnp.dtype = jnp.float32) -> VGG16:
+def bundled_vgg16(*, dtype: DTypeLike = jnp.float32) -> VGG16:
     """The VGG16 whose weights come with the project, stored in float16."""
     return vgg16_from_torch(
         load_file(assets.WEIGHTS / "vgg16_relu4_1.fp16.safetensors"), dtype=dtype
@@ -49,7 +50,7 @@ def _from_torch(
     network: type[VGG],
     state_dict: Mapping[str, np.ndarray],
     later_convs: tuple[int, ...],
-    dtype: jnp.dtype,
+    dtype: DTypeLike,
 ) -> VGG:
     table: Table = {}
     index = 0

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
 # The largest block of attention scores held at once. On a CPU a block that stays in the cache is
@@ -68,7 +69,7 @@ class MultiHeadAttention(nnx.Module):
     """Projections of queries, keys and values, attention, and a projection of its output."""
 
     def __init__(
-        self, dim: int, num_heads: int, dropout_rate: float, *, dtype: jnp.dtype, rngs: nnx.Rngs
+        self, dim: int, num_heads: int, dropout_rate: float, *, dtype: DTypeLike, rngs: nnx.Rngs
     ):
         self.num_heads = num_heads
         self.dropout_rate = dropout_rate

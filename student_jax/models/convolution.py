@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 
@@ -36,7 +37,7 @@ class UpsampleConv(nnx.Module):
         out_dim: int,
         *,
         kernel_init: nnx.Initializer | None = None,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
         self.dtype = dtype

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 
@@ -12,7 +13,7 @@ class LightStage(nnx.Module):
     tells one style's colours from another's.
     """
 
-    def __init__(self, in_dim: int, out_dim: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, in_dim: int, out_dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         def conv(in_dim, stride):
             return nnx.Conv(
                 in_dim,
@@ -42,7 +43,7 @@ class LightBackbone(nnx.Module):
         widths: `dims`.
     """
 
-    def __init__(self, widths: tuple[int, ...], *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs):
+    def __init__(self, widths: tuple[int, ...], *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.dims = widths
         self.stages = nnx.List(
             LightStage(in_dim, out_dim, dtype=dtype, rngs=rngs)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 BLOCKS = (3, 4, 6, 3)
@@ -31,7 +32,7 @@ class FrozenBatchNorm(nnx.Module):
 class Stem(nnx.Module):
     """7 x 7 convolution with stride 2, batch norm and ReLU."""
 
-    def __init__(self, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.conv = nnx.Conv(
             3, 64, (7, 7), strides=2, padding=3, use_bias=False, dtype=dtype, rngs=rngs
         )
@@ -45,7 +46,7 @@ class Stem(nnx.Module):
 class Bottleneck(nnx.Module):
     """1 x 1, 3 x 3 (with the stride) and 1 x 1 convolutions around a shortcut."""
 
-    def __init__(self, in_dim: int, out_dim: int, stride: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, in_dim: int, out_dim: int, stride: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         mid_dim = out_dim // 4
         self.stride = stride
         # A 1 x 1 convolution is a linear map of the channels, and much faster as one on a CPU.
@@ -82,7 +83,7 @@ class ResNet(nnx.Module):
         widths: output channels of layer1, layer2, ...; their number is the number of layers.
     """
 
-    def __init__(self, widths: tuple[int, ...], *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs):
+    def __init__(self, widths: tuple[int, ...], *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.dims = (64, *widths)
         self.stages = nnx.List([Stem(dtype=dtype, rngs=rngs)])
         in_dim = 64

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from student_jax.config import STTRConfig
@@ -45,7 +46,7 @@ class STTR(nnx.Module):
             from the `rngs` of a call.
     """
 
-    def __init__(self, config: STTRConfig, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs):
+    def __init__(self, config: STTRConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.config = config
         backbone = ResNet if config.backbone == "resnet50" else LightBackbone
         dim = config.hidden_dim

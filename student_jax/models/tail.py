@@ -1,7 +1,7 @@
 """The tail: from content tokens back to pixels."""
 
-import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from student_jax.config import STTRConfig
@@ -11,7 +11,7 @@ from student_jax.models.convolution import ReflectConv, UpsampleConv
 class ResBlock(nnx.Module):
     """Pre-activation bottleneck of half the width around an identity (He et al., 2016b)."""
 
-    def __init__(self, dim: int, batch_norm: bool, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, dim: int, batch_norm: bool, *, dtype: DTypeLike, rngs: nnx.Rngs):
         def norm(dim):
             if not batch_norm:
                 return None
@@ -52,7 +52,7 @@ class Tail(nnx.Module):
     """
 
     def __init__(
-        self, config: STTRConfig, skip_dims: tuple[int, ...], *, dtype: jnp.dtype, rngs: nnx.Rngs
+        self, config: STTRConfig, skip_dims: tuple[int, ...], *, dtype: DTypeLike, rngs: nnx.Rngs
     ):
         num_stages = len(skip_dims)
         dims = [config.tail_dim // 2**r for r in range(num_stages + 1)]

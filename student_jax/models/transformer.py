@@ -2,15 +2,15 @@
 
 import functools
 
-import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from student_jax.config import STTRConfig
 from student_jax.models.attention import MultiHeadAttention
 
 
-def layer_norm(config: STTRConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
+def layer_norm(config: STTRConfig, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:
     """Layer norm over the hidden channels, with statistics in float32."""
     return nnx.LayerNorm(
         config.hidden_dim, epsilon=1e-5, use_fast_variance=False, dtype=dtype, rngs=rngs
@@ -20,7 +20,7 @@ def layer_norm(config: STTRConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.L
 class MLP(nnx.Module):
     """Two linear maps with a ReLU and dropout between them."""
 
-    def __init__(self, config: STTRConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, config: STTRConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         init = nnx.initializers.xavier_uniform()
         self.dropout = nnx.Dropout(config.dropout)
         self.linear1 = nnx.Linear(
@@ -41,7 +41,7 @@ class MLP(nnx.Module):
 class EncoderLayer(nnx.Module):
     """Self-attention among style tokens, then an MLP."""
 
-    def __init__(self, config: STTRConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, config: STTRConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.dropout = nnx.Dropout(config.dropout)
         self.attention = MultiHeadAttention(
             config.hidden_dim, config.num_heads, config.dropout, dtype=dtype, rngs=rngs
@@ -68,7 +68,7 @@ class EncoderLayer(nnx.Module):
 class DecoderLayer(nnx.Module):
     """Self-attention among content tokens, cross-attention to the style, then an MLP."""
 
-    def __init__(self, config: STTRConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, config: STTRConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.dropout = nnx.Dropout(config.dropout)
         self.self_attention = MultiHeadAttention(
             config.hidden_dim, config.num_heads, config.dropout, dtype=dtype, rngs=rngs

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from student_jax.models import imagenet
@@ -20,7 +21,7 @@ class VGG(nnx.Module):
 
     depths: ClassVar[tuple[int, ...]]  # convolutions in every block, ending with conv4_1
 
-    def __init__(self, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs):
+    def __init__(self, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.blocks = nnx.List()
         in_dim = 3
         for depth, width in zip(self.depths, (64, 128, 256, 512), strict=True):

@@ -1,0 +1,126 @@
+"""The losses against values worked out by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from losses import (
+    L1,
+    L2,
+    L3,
+    DistillationWeights,
+    distillation_loss,
+    gram_loss,
+    gram_matrix,
+    pixel_loss,
+    total_variation_loss,
+)
+
+# Two pixels with two channels: F = [[1, 2], [3, 4]], F^T F = [[10, 14], [14, 20]], h w c = 4.
+FEATURES = jnp.array([[[[1.0, 2.0], [3.0, 4.0]]]])
+GRAM = np.array([[[2.5, 3.5], [3.5, 5.0]]])
+
+
+def test_gram_matrix_by_hand():
+    np.testing.assert_array_equal(gram_matrix(FEATURES), GRAM)
+
+
+def test_gram_matrix_keeps_pictures_apart():
+    batch = jnp.concatenate([FEATURES, 2 * FEATURES])
+    np.testing.assert_array_equal(gram_matrix(batch), np.concatenate([GRAM, 4 * GRAM]))
+
+
+def test_gram_matrix_ignores_where_features_are():
+    features = jax.random.normal(jax.random.key(0), (1, 4, 6, 3))
+    turned = features.transpose(0, 2, 1, 3)[:, ::-1]
+    # Another order of summation: float32 rounding.
+    np.testing.assert_allclose(gram_matrix(features), gram_matrix(turned), rtol=1e-5, atol=1e-6)
+
+
+def test_gram_matrix_sums_half_precision_features_in_float32():
+    # 2 x 1024 ones: a bfloat16 sum would stop growing at 256.
+    assert gram_matrix(jnp.ones((1, 2, 1024, 1), jnp.bfloat16)).item() == 1.0
+
+
+def test_pixel_loss_by_hand():
+    prediction = jnp.array([[[[0.0, 0.5], [1.0, 0.25]]]])
+    assert pixel_loss(prediction, jnp.zeros((1, 1, 2, 2))).item() == (0.25 + 1 + 0.0625) / 4
+
+
+def test_total_variation_of_a_checkerboard_and_of_a_flat_picture():
+    rows, columns = np.indices((4, 6))
+    checkerboard = jnp.asarray((rows + columns) % 2, jnp.float32)[None, ..., None]
+    assert total_variation_loss(checkerboard).item() == 2.0
+    assert total_variation_loss(jnp.full((1, 4, 6, 3), 0.7)).item() == 0.0
+
+
+def test_gram_loss_by_hand():
+    # The difference of the Gram matrices is GRAM itself: 6.25 + 2 * 12.25 + 25 = 55.75.
+    zeros = jnp.zeros_like(FEATURES)
+    assert gram_loss({"a": FEATURES}, {"a": zeros}).item() == 55.75
+    assert gram_loss({"a": FEATURES}, {"a": zeros}, "mean").item() == 55.75 / 4
+    two = gram_loss({"a": FEATURES, "b": FEATURES}, {"a": zeros, "b": zeros})
+    assert two.item() == 2 * 55.75
+
+
+def test_gram_loss_is_a_mean_over_pictures():
+    batch = jnp.concatenate([FEATURES, FEATURES])
+    target = jnp.concatenate([jnp.zeros_like(FEATURES), FEATURES])
+    assert gram_loss({"a": batch}, {"a": target}).item() == 55.75 / 2
+
+
+@pytest.mark.parametrize(("weights", "pixel", "gram"), [(L1, 1, 0), (L2, 0.5, 0.5), (L3, 0.7, 0.3)])
+def test_distillation_loss_weighs_its_terms(weights, pixel, gram):
+    prediction = jnp.full((1, 2, 2, 3), 0.5)
+    loss, terms = distillation_loss(
+        prediction,
+        jnp.zeros_like(prediction),
+        {"a": FEATURES},
+        {"a": jnp.zeros_like(FEATURES)},
+        weights,
+    )
+    assert loss.item() == pytest.approx(pixel * 0.25 + gram * 55.75, rel=1e-6)
+    assert terms["pixel"].item() == 0.25
+    assert terms.keys() == ({"pixel", "gram"} if gram else {"pixel"})
+
+
+@pytest.mark.parametrize("absent", [None, {}])
+def test_features_are_needed_only_for_the_gram_term(absent):
+    pictures = jnp.zeros((1, 2, 2, 3))
+    loss, _ = distillation_loss(pictures, pictures, absent, absent, L1)
+    assert loss.item() == 0.0
+    with pytest.raises(ValueError, match="expected the same layers, at least one"):
+        distillation_loss(pictures, pictures, absent, absent, L2)
+
+
+@pytest.mark.parametrize("weights", [L1, L3])
+def test_equal_pictures_have_no_loss_and_no_gradient(weights):
+    pictures = jax.random.uniform(jax.random.key(0), (2, 4, 4, 3))
+
+    def loss(prediction):
+        features, target = {"a": prediction}, {"a": pictures}
+        return distillation_loss(prediction, pictures, features, target, weights)[0]
+
+    value, gradient = jax.jit(jax.value_and_grad(loss))(pictures)
+    # Prediction and target may be summed in another order: float32 rounding, squared.
+    assert value.item() < 1e-12
+    assert jnp.abs(gradient).max() < 1e-6
+
+
+def test_nothing_is_broadcast():
+    pictures, one = jnp.zeros((2, 4, 4, 3)), jnp.zeros((1, 4, 4, 3))
+    with pytest.raises(ValueError, match=r"\(2, 4, 4, 3\).*\(1, 4, 4, 3\)"):
+        pixel_loss(pictures, one)
+    with pytest.raises(ValueError, match=r"at a .*\(2, 4, 4, 3\).*\(1, 4, 4, 3\)"):
+        gram_loss({"a": pictures}, {"a": one})
+    with pytest.raises(ValueError, match="expected the same layers"):
+        gram_loss({"a": pictures}, {"b": pictures})
+    with pytest.raises((ValueError, TypeError), match="'average'"):
+        gram_loss({"a": pictures}, {"a": pictures}, "average")
+
+
+@pytest.mark.parametrize(("pixel", "gram"), [(-1.0, 1.0), (0.0, 0.0)])
+def test_weights_must_make_sense(pixel, gram):
+    with pytest.raises(ValueError, match="expected none below 0"):
+        DistillationWeights(pixel, gram)
