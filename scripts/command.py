@@ -1,7 +1,7 @@
 """How every command starts and fails."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import tyro
@@ -11,14 +11,24 @@ from triplets import InputError
 Config = TypeVar("Config")
 
 
-def run(main: Callable[[Config], None], config_type: type[Config], description: str) -> None:
-    """Parse the command line into a config and call `main` with it.
+def run(
+    main: Callable[[Config], None],
+    config: type[Config] | Mapping[str, tuple[str, Config]],
+    description: str,
+) -> None:
+    """Parse the command line into a config, or one of several named presets, and call `main`.
 
     What a user can cause ends in one sentence on stderr and exit status 1 (2 for wrong flags,
     130 for an interruption); a traceback always means a defect.
     """
+    if isinstance(config, Mapping):
+        config = tyro.extras.subcommand_type_from_defaults(
+            {name: default for name, (_, default) in config.items()},
+            {name: text for name, (text, _) in config.items()},
+            prefix_names=False,
+        )
     try:
-        main(tyro.cli(config_type, description=description))
+        main(tyro.cli(config, description=description))
     except (InputError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -1,7 +1,8 @@
-"""Configuration of the student."""
+"""Configuration of the student and of its training."""
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 RESNET50_WIDTHS = (256, 512, 1024, 2048)
@@ -112,3 +113,96 @@ class STTRConfig:
                 f"tail_dim is {self.tail_dim}; it is halved at every upsampling, "
                 f"so expected a positive multiple of the content stride ({self.content_stride})"
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Distil a teacher's triplets into a student; checkpoints and figures go to the workdir."""
+
+    data: Path
+    """Triplet dataset, as scripts/dump_teacher.py writes it."""
+    workdir: Path
+    """Folder for config.json, checkpoints/, samples/, metrics.jsonl and TensorBoard events."""
+    model: STTRConfig
+    """The student's architecture."""
+    resume: bool = False
+    """Continue the run in the workdir exactly where its latest checkpoint is."""
+    init_from: str | None = None
+    """Start from these weights: "mini" (the bundled student) or another run's workdir."""
+    validation: Path | None = None
+    """Triplet dataset to validate on; by default a part of the training data is held out."""
+    held_out_fraction: float = 0.1
+    """Share of the contents and of the styles that is held out without --validation."""
+    loss: Literal["L1", "L2", "L3"] = "L1"
+    """L1 = MSE, L2 = 0.5 MSE + 0.5 Gram, L3 = 0.7 MSE + 0.3 Gram."""
+    features: Literal["vgg16", "vgg19"] = "vgg16"
+    """Network of the Gram term: VGG16 is bundled; VGG19, the study's, needs --vgg19-weights."""
+    vgg19_weights: Path | None = None
+    """Safetensors file with torchvision's names, such as that of timm/vgg19.tv_in1k."""
+    gram_reduction: Literal["sum", "mean"] = "sum"
+    """Reduction of the squared Gram differences of a layer; "mean" is smaller by channels^2."""
+    steps: int = 20_000
+    batch_size: int = 8
+    """Pictures a step, over all devices."""
+    crop_size: int = 256
+    """Side of the training crops in pixels."""
+    learning_rate: float = 1e-4
+    """Peak of the schedule: linear warm-up, then a cosine to zero."""
+    backbone_rate: float = 0.1
+    """Learning rate of the backbones relative to the rest."""
+    warmup_steps: int = 500
+    weight_decay: float = 1e-4
+    clip_norm: float = 0.1
+    """Largest global norm of the gradients."""
+    ema_decay: float = 0.999
+    """Of the averaged parameters, which are validated and used."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the computation; parameters, optimiser and losses stay float32."""
+    checkpoint_every: int = 1000
+    """Steps between two validations, each with samples and a checkpoint."""
+    validation_pairs: int = 64
+    """Held-out triplets at most that a validation looks at."""
+    log_every: int = 10
+    """Steps between two lines of metrics."""
+    num_workers: int = 0
+    """Processes that prepare batches; 0 uses threads of this one."""
+    seed: int = 0
+
+    def __post_init__(self):
+        positive = ("steps", "batch_size", "crop_size", "learning_rate", "clip_norm")
+        for name in (*positive, "checkpoint_every", "validation_pairs", "log_every"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected more than 0")
+        for name in ("backbone_rate", "warmup_steps", "weight_decay", "num_workers"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more")
+        for name in ("held_out_fraction", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 0, below 1")
+        for name in ("content_stride", "style_stride"):
+            stride = getattr(self.model, name)
+            if self.crop_size % stride:
+                raise ValueError(
+                    f"crop_size is {self.crop_size}; this model needs a multiple of {stride}"
+                )
+        if self.warmup_steps >= self.steps:
+            raise ValueError(
+                f"warmup_steps is {self.warmup_steps}; expected fewer than steps ({self.steps})"
+            )
+
+    @classmethod
+    def mini(cls, data: Path, workdir: Path) -> "TrainConfig":
+        """The mini student from scratch, light enough for a CPU."""
+        return cls(
+            data,
+            workdir,
+            STTRConfig.mini(),
+            learning_rate=1e-3,
+            backbone_rate=1.0,
+            clip_norm=1.0,
+        )
+
+    @classmethod
+    def reference(cls, data: Path, workdir: Path) -> "TrainConfig":
+        """The student of the STTR paper with its authors' rates, for a GPU or TPU."""
+        return cls(data, workdir, STTRConfig.reference(), steps=200_000)

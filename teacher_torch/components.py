@@ -124,8 +124,8 @@ def _load_pipeline(name_or_path: str, dtype: torch.dtype) -> Components:
             )
         reason = str(errors[0]).partition("(")[0].strip()
         raise InputError(
-            f'cannot load "{name_or_path}" from the Hugging Face Hub ({reason}); without a network, '
-            f"download https://huggingface.co/{name_or_path} elsewhere and give its folder with "
+            f'cannot load "{name_or_path}" from the Hugging Face Hub ({reason}); without a '
+            f"network, download https://huggingface.co/{name_or_path} elsewhere and give it with "
             "--teacher PATH."
         ) from errors[0]
     scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)

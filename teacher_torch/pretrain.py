@@ -20,6 +20,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from jaxtyping import Float
 from PIL import Image, ImageEnhance
+from pytorch_optimizer import Muon
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -46,16 +47,16 @@ class PretrainConfig:
     """The finished model: a diffusers folder with float16 weights."""
     image_size: int = 256
     """Native size in pixels of the diffusion model."""
-    autoencoder_steps: int = 4000
-    autoencoder_batch: int = 12
+    autoencoder_steps: int = 5000
+    autoencoder_batch: int = 6
     autoencoder_crop: int = 128
     """Side in pixels of the autoencoder's training crops; it is convolutional, so small ones do."""
-    autoencoder_lr: float = 6e-4
+    autoencoder_lr: float = 6e-3
     perceptual_weight: float = 0.1
     kl_weight: float = 1e-3
     unet_steps: int = 20000
-    unet_batch: int = 32
-    unet_lr: float = 4e-4
+    unet_batch: int = 16
+    unet_lr: float = 6e-3
     ema_decay: float = 0.999
     checkpoint_every: int = 250
     seed: int = 0
@@ -156,6 +157,21 @@ class AugmentedCrops(Dataset):
         return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
 
 
+def make_optimizer(model: nn.Module, lr: float) -> Muon:
+    """Muon (Jordan et al., 2024) for weight matrices and kernels, AdamW for biases and scales.
+
+    On these networks 150 steps of it bring what AdamW needs many times as many for.
+    """
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    return Muon(
+        [
+            {"params": matrices, "lr": lr, "use_muon": True},
+            {"params": vectors, "lr": 1e-3, "betas": (0.9, 0.99), "use_muon": False},
+        ]
+    )
+
+
 def learning_rate_factor(step: int, steps: int, warmup: int = 200) -> float:
     """Linear warm-up, then a half cosine that ends at 0 with the last of `steps` steps."""
     return min(step / warmup, 0.5 * (1 + math.cos(math.pi * step / steps)))
@@ -172,7 +188,7 @@ def train_stage(
     lr: float,
     config: PretrainConfig,
 ) -> nn.Module:
-    """Train `model` with AdamW on a warm-up and cosine schedule; return its moving average.
+    """Train `model` on a warm-up and cosine schedule; return its moving average.
 
     `loss_fn(model, images [b 3 h w], generator)` returns named terms; they are summed.
     """
@@ -181,7 +197,8 @@ def train_stage(
     ema = AveragedModel(
         model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True
     )
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=1e-2, betas=(0.9, 0.99))
+    optimizer = make_optimizer(model, lr)
+    peaks = [group["lr"] for group in optimizer.param_groups]
     parts = {"model": model, "ema": ema, "optimizer": optimizer}
     checkpoint, start = config.workdir / f"{name}.pt", 0
     if checkpoint.exists():
@@ -207,8 +224,8 @@ def train_stage(
         with torch.autocast(device.type, torch.bfloat16):
             terms = loss_fn(model, images.to(device), generator)
         loss = torch.stack(list(terms.values())).sum()
-        for group in optimizer.param_groups:
-            group["lr"] = lr * learning_rate_factor(step, steps)
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak * learning_rate_factor(step, steps)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -236,16 +253,18 @@ def autoencoder_loss(
         reconstruction = autoencoder.decode(latents).sample
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+        terms = {
+            "l1": (reconstruction.float() - images).abs().mean(),
+            "kl": config.kl_weight * kl,
+        }
+        if not config.perceptual_weight:
+            return terms
         # VGG16 costs more than the autoencoder itself; a third of the batch steers it as well.
         some = slice(max(1, len(images) // 3))
         with torch.no_grad():
             target = vgg(images[some] / 2 + 0.5)
         distance = feature_distance(vgg(reconstruction[some] / 2 + 0.5), target)
-        return {
-            "l1": (reconstruction.float() - images).abs().mean(),
-            "perceptual": config.perceptual_weight * distance,
-            "kl": config.kl_weight * kl,
-        }
+        return terms | {"perceptual": config.perceptual_weight * distance}
 
     return loss
 
