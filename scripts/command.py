@@ -1,5 +1,6 @@
 """How every command starts and fails."""
 
+import logging
 import sys
 from collections.abc import Callable, Mapping
 from typing import TypeVar
@@ -21,6 +22,8 @@ def run(
     What a user can cause ends in one sentence on stderr and exit status 1 (2 for wrong flags,
     130 for an interruption); a traceback always means a defect.
     """
+    # Orbax comments on its own options in warnings that are of no use to a user.
+    logging.getLogger("absl").setLevel(logging.ERROR)
     if isinstance(config, Mapping):
         config = tyro.extras.subcommand_type_from_defaults(
             {name: default for name, (_, default) in config.items()},

@@ -39,12 +39,11 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, *, read_only: bool = False):
         options = ocp.CheckpointManagerOptions(
+            best_fn=_validation_error,  # without it no metrics are stored
+            best_mode="min",
             preservation_policy=AnyPreservationPolicy(
                 # Without the latest, a run could not continue; BestN alone would drop it.
-                [
-                    LatestN(2),
-                    BestN(n=1, get_metric_fn=lambda metrics: metrics[BEST_METRIC], reverse=True),
-                ]
+                [LatestN(2), BestN(n=1, get_metric_fn=_validation_error, reverse=True)]
             ),
             read_only=read_only,
         )
@@ -60,8 +59,8 @@ class Checkpoints:
         """All steps that can be restored, in order."""
         return sorted(self._manager.all_steps())
 
-    def best_step(self) -> int | None:
-        """The step with the smallest validation error."""
+    def best_step(self) -> int:
+        """Of all steps that can be restored, the one with the smallest validation error."""
         return self._manager.best_step()
 
     def save(
@@ -113,6 +112,10 @@ class Checkpoints:
             step, args=ocp.args.Composite(student=ocp.args.StandardRestore(item))
         )
         nnx.update(model, restored["student"]["params"], restored["student"]["stats"])
+
+
+def _validation_error(metrics: dict[str, float]) -> float:
+    return metrics[BEST_METRIC]
 
 
 def _student_item(state: TrainState) -> dict:
@@ -173,7 +176,7 @@ def load_student(workdir: Path, step: int | Literal["best", "latest"] = "best") 
         if step == "latest":
             step = steps[-1]
         elif step == "best":
-            step = checkpoints.best_step() or steps[-1]
+            step = checkpoints.best_step()
         if step not in steps:
             raise InputError(f'"{workdir}" has no checkpoint of step {step}, only of {steps}.')
         model = nnx.eval_shape(lambda: STTR(config, rngs=nnx.Rngs(0)))

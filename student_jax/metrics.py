@@ -49,8 +49,3 @@ class MetricWriter:
         folder.mkdir(exist_ok=True)
         write_image(folder / f"{name}-{step:07d}.png", image)
         self._events.add_image(name, image, step, dataformats="HWC")
-
-
-def picture_grid(rows: list[list[UInt8[np.ndarray, "h w 3"]]]) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """Pictures of one size side by side, row below row."""
-    return np.concatenate([np.concatenate(row, axis=1) for row in rows])

@@ -22,7 +22,7 @@ from student_jax import sharding
 from student_jax.checkpoint import BEST_METRIC, Checkpoints, load_config, load_student, save_config
 from student_jax.config import TrainConfig
 from student_jax.data import TripletSource, split_triplets, training_batches
-from student_jax.metrics import MetricWriter, picture_grid
+from student_jax.metrics import MetricWriter
 from student_jax.models import STTR
 from student_jax.objective import LOSSES, LossFunction, load_features, make_objective
 from student_jax.train_state import (
@@ -32,7 +32,7 @@ from student_jax.train_state import (
     learning_rate_schedule,
     make_optimiser,
 )
-from triplets import InputError, TripletDataset, uint8_from_float
+from triplets import InputError, TripletDataset, contact_sheet, uint8_from_float
 
 SAMPLES = 6
 """Rows of the picture that each validation draws."""
@@ -155,7 +155,9 @@ def validate(
         for i in range(min(len(chunk), SAMPLES - len(rows))):
             rows.append([content[i], style[i], target[i], uint8_from_float(prediction[i])])
     mse = float(np.mean(errors))
-    return {BEST_METRIC: mse, "psnr": -10 * math.log10(mse)}, picture_grid(rows)
+    return {BEST_METRIC: mse, "psnr": -10 * math.log10(mse)}, contact_sheet(
+        rows, ("content", "style", "teacher", "student")
+    )
 
 
 def train(config: TrainConfig) -> None:

@@ -16,7 +16,7 @@ from teacher_torch.dump import best_device, to_model_range, to_uint8
 from teacher_torch.perceptual import LPIPS, VGG16, relative_gram_distance
 from teacher_torch.pretrain import held_out_files
 from teacher_torch.styleid import StyleID
-from triplets import crop_and_resize, read_image, write_image
+from triplets import crop_and_resize, grid_sheet, read_image, write_image
 from triplets.atomic import atomic_write
 
 
@@ -111,20 +111,8 @@ def measure(components: Components, config: MeasureConfig) -> dict[str, float]:
         1 - float(np.mean(stylised_distance)) / float(np.mean(unchanged))
     )
     figures["LPIPS to the content, stylised"] = torch.cat(content_lpips).mean().item()
-    write_image(config.out / "contact_sheet.png", contact_sheet(photos, paintings, np.stack(rows)))
+    write_image(config.out / "contact_sheet.png", grid_sheet(photos, paintings, rows))
     return figures
-
-
-def contact_sheet(
-    contents: UInt8[np.ndarray, "b h w 3"],
-    styles: UInt8[np.ndarray, "s h w 3"],
-    stylised: UInt8[np.ndarray, "s b h w 3"],
-) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """Contents along the top, styles down the left, their combinations inside."""
-    corner = np.full_like(contents[:1], 255)
-    top = np.concatenate([corner, contents])
-    grid = np.concatenate([top[None], np.concatenate([styles[:, None], stylised], axis=1)])
-    return np.concatenate(np.concatenate(grid, axis=1), axis=1)
 
 
 def measure_teacher(config: MeasureConfig) -> None:

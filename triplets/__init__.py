@@ -11,10 +11,13 @@ from triplets.images import (
     decode_image,
     float_from_uint8,
     read_image,
+    resize_shorter_side,
     uint8_from_float,
     write_image,
 )
+from triplets.sheet import contact_sheet, grid_sheet
 from triplets.sources import (
+    ImageFile,
     ImageFolder,
     ImageSet,
     ImageSource,
@@ -30,6 +33,7 @@ __all__ = [
     "DatasetError",
     "DecodedImage",
     "ImageError",
+    "ImageFile",
     "ImageFolder",
     "ImageSet",
     "ImageSource",
@@ -41,12 +45,15 @@ __all__ = [
     "TripletDataset",
     "TripletWriter",
     "centre_crop",
+    "contact_sheet",
     "crop_and_resize",
     "decode_image",
     "float_from_uint8",
+    "grid_sheet",
     "load_images",
     "open_source",
     "read_image",
+    "resize_shorter_side",
     "uint8_from_float",
     "write_image",
 ]

@@ -174,6 +174,21 @@ def crop_and_resize(
     return np.array(square.resize((size, size), Image.Resampling.LANCZOS, box))
 
 
+def resize_shorter_side(
+    image: UInt8[np.ndarray, "h w 3"], size: int
+) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """Reduce an image, with a Lanczos filter, until its shorter side has `size` pixels.
+
+    The aspect ratio is kept to the pixel; smaller images stay as they are.
+    """
+    height, width = image.shape[:2]
+    factor = size / min(height, width)
+    if factor >= 1:
+        return image
+    target = (max(size, round(width * factor)), max(size, round(height * factor)))
+    return np.array(Image.fromarray(image).resize(target, Image.Resampling.LANCZOS))
+
+
 def float_from_uint8(image: UInt8[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
     """Convert pixels 0..255 to float32 in [0, 1]."""
     return image.astype(np.float32) / np.float32(255)

@@ -68,8 +68,8 @@ class ImageFolder:
     def __init__(self, folder: str | os.PathLike):
         self.folder = Path(folder)
         if not self.folder.is_dir():
-            what = "is a file" if self.folder.exists() else "does not exist"
-            raise SourceError(f"{str(folder)!r} {what}; expected a folder of pictures")
+            what = "is no folder" if self.folder.exists() else "does not exist"
+            raise SourceError(f"{str(folder)!r} {what}; expected pictures or a folder of them")
         self.skipped: list[Skipped] = []
         self.ids = self._list_ids()
         if not self.ids:
@@ -109,6 +109,28 @@ class ImageFolder:
 
     def _skip(self, path: Path, reason: str) -> None:
         self.skipped.append(Skipped(path.relative_to(self.folder).as_posix(), reason))
+
+
+class ImageFile:
+    """One picture file; its id is its name.
+
+    Raises:
+        SourceError: no such file.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise SourceError(f"{str(path)!r} does not exist; expected a picture")
+        self.ids = [self.path.name]
+        self.skipped: list[Skipped] = []
+
+    def __len__(self) -> int:
+        return 1
+
+    def load(self, index: int, at_least: int | None = None) -> DecodedImage:
+        """Decode the picture; raises `ImageError`. See `decode_image` for `at_least`."""
+        return decode_image(self.path, at_least=at_least, min_side=MIN_SIDE)
 
 
 class TFDSImages:
@@ -168,13 +190,13 @@ def open_source(spec: str) -> ImageSource:
     """Open a source of pictures by its name on a command line.
 
     Args:
-        spec: a folder, or tfds:NAME:SPLIT, for example "tfds:imagenette:train[:100]".
+        spec: a folder, a picture, or tfds:NAME:SPLIT such as "tfds:imagenette:train[:100]".
 
     Raises:
         SourceError: nothing usable there, or tfds:... without tensorflow_datasets.
     """
     if not spec.startswith("tfds:"):
-        return ImageFolder(spec)
+        return ImageFile(spec) if Path(spec).is_file() else ImageFolder(spec)
     match = _TFDS_SPEC.fullmatch(spec)
     if match is None:
         raise SourceError(f"expected tfds:NAME:SPLIT such as tfds:imagenette:train, got {spec!r}")
