@@ -131,8 +131,6 @@ def to_torch(model: nnx.Module, table: Table) -> dict[str, np.ndarray]:
     """The module's weights by PyTorch name: the inverse of `from_torch`."""
     sources, _ = _flatten(nnx.state(model))
     return {
-        name: np.ascontiguousarray(
-            transform.to_torch(*(np.asarray(sources[path]) for path in paths))
-        )
+        name: np.array(transform.to_torch(*(np.asarray(sources[path]) for path in paths)))
         for name, (paths, transform) in table.items()
     }

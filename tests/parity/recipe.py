@@ -1,6 +1,7 @@
 """Weights by recipe: parameters that any program can make again from their names and shapes."""
 
 import json
+import math
 import zlib
 from collections.abc import Mapping
 
@@ -18,7 +19,7 @@ def recipe_weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
     if name.endswith("running_var"):
         return 1 + 0.1 * np.abs(n)
     if len(shape) >= 2:
-        return n / np.sqrt(np.prod(shape[1:]), dtype=np.float32)
+        return n * np.float32(1 / math.sqrt(math.prod(shape[1:])))
     return 0.02 * n if name.endswith("bias") else 1 + 0.1 * n
 
 
