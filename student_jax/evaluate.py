@@ -10,6 +10,7 @@ from jaxtyping import Float32, Int
 from tqdm import tqdm
 
 from student_jax.checkpoint import load_config
+from student_jax.compilation import enable_compilation_cache
 from student_jax.data import split_triplets
 from student_jax.stylise import Stylist
 from triplets import (
@@ -83,6 +84,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     Raises:
         InputError: a run or a dataset that cannot be used.
     """
+    enable_compilation_cache()
     stylist = Stylist.from_checkpoint(config.checkpoint, config.step)
     dataset, indices = held_out_triplets(config.checkpoint, config.data)
     methods = {

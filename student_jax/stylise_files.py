@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from tqdm import tqdm
 
+from student_jax.compilation import enable_compilation_cache
 from student_jax.stylise import Stylist
 from triplets import (
     ImageError,
@@ -51,6 +52,7 @@ def stylise_files(config: StyliseConfig) -> None:
     Raises:
         InputError: nothing usable was given.
     """
+    enable_compilation_cache()
     stylist = Stylist.from_checkpoint(config.checkpoint, config.step)
     contents, styles = open_source(config.content), open_source(config.style)
     skipped = len(contents.skipped) + len(styles.skipped)

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from student_jax import sharding
 from student_jax.checkpoint import BEST_METRIC, Checkpoints, load_config, load_student, save_config
+from student_jax.compilation import enable_compilation_cache
 from student_jax.config import TrainConfig
 from student_jax.data import TripletSource, split_triplets, training_batches
 from student_jax.metrics import MetricWriter
@@ -63,7 +64,8 @@ def train_step(
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
 
     def loss_fn(params):
-        model = nnx.merge(graphdef, params, state.stats)
+        # Copied, because batch norm writes to its statistics inside the differentiated function.
+        model = nnx.merge(graphdef, params, state.stats, copy=True)
         prediction = model(content, style, train=True, rngs=nnx.Rngs(dropout=key))
         loss, terms = objective(features, prediction, target)
         _, _, stats = nnx.split(model, nnx.Param, ...)
@@ -76,7 +78,7 @@ def train_step(
     # The average forgets its random start faster than its final rate would.
     decay = jnp.minimum(config.ema_decay, step / (step + 10))
     ema_params = optax.incremental_update(params, state.ema_params, 1 - decay)
-    terms = {"loss": loss, **terms, "gradient_norm": optax.global_norm(grads)}
+    terms = {"loss": loss, **terms, "gradient_norm": optax.tree.norm(grads)}
     return TrainState(step, params, stats, opt_state, ema_params), terms
 
 
@@ -168,6 +170,7 @@ def train(config: TrainConfig) -> None:
         TrainingError: the loss is no longer a number; the last good checkpoint is kept.
     """
     # Devices
+    enable_compilation_cache()
     mesh = sharding.data_mesh()
     if config.batch_size % mesh.size:
         raise InputError(

@@ -47,8 +47,10 @@ class UpsampleConv(nnx.Module):
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c2"]:
         """Upsample features of at least 2 x 2, with half-pixel centres, and convolve them."""
-        kernel = self.kernel[...].astype(self.dtype)
-        taps = jnp.einsum("bhwc,yxcd->bhwyxd", x.astype(self.dtype), kernel)
+        b, h, w, c = x.shape
+        # As a product of two plain matrices, the gradient is several times faster on a CPU.
+        kernel = self.kernel[...].astype(self.dtype).transpose(2, 0, 1, 3).reshape(c, -1)
+        taps = (x.astype(self.dtype).reshape(-1, c) @ kernel).reshape(b, h, w, 3, 3, -1)
         rows = _upsample_and_sum(taps[:, :, :, 0], taps[:, :, :, 1], taps[:, :, :, 2], axis=1)
         columns = _upsample_and_sum(rows[:, :, :, 0], rows[:, :, :, 1], rows[:, :, :, 2], axis=2)
         return columns + self.bias[...].astype(self.dtype)

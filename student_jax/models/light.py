@@ -7,32 +7,25 @@ from jaxtyping import Array, Float
 
 
 class LightStage(nnx.Module):
-    """A convolution that halves the picture, then a residual block.
+    """A linear map of every 2 x 2 patch, which halves the picture, then a residual block.
 
     There is no normalisation: the means and deviations of the channels over a picture are what
     tells one style's colours from another's.
     """
 
     def __init__(self, in_dim: int, out_dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        def conv(in_dim, stride):
-            return nnx.Conv(
-                in_dim,
-                out_dim,
-                (3, 3),
-                stride,
-                padding=1,
-                kernel_init=nnx.initializers.he_normal(),
-                dtype=dtype,
-                rngs=rngs,
-            )
-
-        self.down = conv(in_dim, stride=2)
-        self.conv1 = conv(out_dim, stride=1)
-        self.conv2 = conv(out_dim, stride=1)
+        init = nnx.initializers.he_normal()
+        self.merge = nnx.Linear(4 * in_dim, out_dim, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.conv1, self.conv2 = (
+            nnx.Conv(out_dim, out_dim, (3, 3), padding=1, kernel_init=init, dtype=dtype, rngs=rngs)
+            for _ in range(2)
+        )
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h/2 w/2 c2"]:
         """Transform the features at half their height and width."""
-        x = nnx.relu(self.down(x))
+        b, h, w, c = x.shape
+        patches = x.reshape(b, h // 2, 2, w // 2, 2, c).swapaxes(2, 3)
+        x = nnx.relu(self.merge(patches.reshape(b, h // 2, w // 2, 4 * c)))
         return nnx.relu(x + self.conv2(nnx.relu(self.conv1(x))))
 
 

@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+
+from student_jax.config import STTRConfig, TrainConfig
+from triplets import ImageSet, TripletWriter
+
+SIZE = 48
+
+
+@pytest.fixture(scope="session")
+def triplets(tmp_path_factory):
+    """5 contents x 4 styles; "stylised" is the negative of the content tinted by the style."""
+    root = tmp_path_factory.mktemp("data") / "triplets"
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 256, (9, 6, 6, 3), np.uint8)
+    images = small.repeat(SIZE // 6, axis=1).repeat(SIZE // 6, axis=2)
+    contents, styles = images[:5], images[5:]
+    pairs = np.indices((5, 4)).reshape(2, -1).T
+    writer = TripletWriter(
+        root,
+        contents=ImageSet(contents, [f"photo{i}.jpg" for i in range(5)], [(SIZE, SIZE)] * 5),
+        styles=ImageSet(styles, [f"painting{i}.jpg" for i in range(4)], [(SIZE, SIZE)] * 4),
+        pairs=pairs,
+        shard_size=8,
+    )
+    for shard in writer.missing_shards():
+        rows = writer.shard_pairs(shard)
+        writer.write_shard(shard, negative(contents[rows[:, 0]], styles[rows[:, 1]]))
+    return root
+
+
+def negative(content, style):
+    tint = style.mean(axis=(-3, -2), keepdims=True)
+    return ((255 - content.astype(float)) * 0.5 + tint * 0.5).round().astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def tiny_model():
+    """The smallest student that has every part of the mini: compiles in seconds."""
+    return STTRConfig(
+        backbone="light",
+        content_widths=(8, 8),
+        style_widths=(8, 8),
+        hidden_dim=16,
+        num_heads=2,
+        num_encoder_layers=1,
+        num_decoder_layers=1,
+        mlp_dim=16,
+        dropout=0.1,
+        tail_dim=16,
+        tail_batch_norm=True,
+        content_skips=True,
+    )
+
+
+@pytest.fixture(scope="session")
+def train_settings(triplets, tiny_model):
+    """A run of 12 steps with three checkpoints, all but its workdir."""
+    return {
+        "data": triplets,
+        "model": tiny_model,
+        "steps": 12,
+        "batch_size": 4,
+        "crop_size": 32,
+        "learning_rate": 3e-3,
+        "backbone_rate": 1.0,
+        "warmup_steps": 2,
+        "held_out_fraction": 0.2,
+        "checkpoint_every": 4,
+        "log_every": 1,
+        "clip_norm": 1.0,
+    }
+
+
+@pytest.fixture
+def train_config(train_settings, tmp_path):
+    return TrainConfig(workdir=tmp_path / "run", **train_settings)
