@@ -111,7 +111,8 @@ def measure(components: Components, config: MeasureConfig) -> dict[str, float]:
         1 - float(np.mean(stylised_distance)) / float(np.mean(unchanged))
     )
     figures["LPIPS to the content, stylised"] = torch.cat(content_lpips).mean().item()
-    write_image(config.out / "contact_sheet.png", grid_sheet(photos, paintings, rows))
+    sheet = grid_sheet(photos, paintings, np.stack(rows))
+    write_image(config.out / "contact_sheet.png", sheet)
     return figures
 
 

@@ -31,11 +31,11 @@ def contact_sheet(
 
 
 def grid_sheet(
-    contents: Sequence[UInt8[np.ndarray, "h w 3"]],
-    styles: Sequence[UInt8[np.ndarray, "h w 3"]],
-    stylised: Sequence[Sequence[UInt8[np.ndarray, "h w 3"]]],
+    contents: UInt8[np.ndarray, "b h w 3"],
+    styles: UInt8[np.ndarray, "s h w 3"],
+    stylised: UInt8[np.ndarray, "s b h w 3"],
 ) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """Contents along the top, styles down the left, and at [style][content] their combination."""
+    """Contents along the top, styles down the left, their combinations inside."""
     corner = np.full_like(contents[0], 255)
     rows = [[style, *row] for style, row in zip(styles, stylised, strict=True)]
     return contact_sheet([[corner, *contents], *rows])
