@@ -117,7 +117,7 @@ def test_new_run_does_not_overwrite_another(finished):
 
 
 def test_resume_with_other_settings_is_refused(finished):
-    with pytest.raises(InputError, match="has learning_rate = 0.003, not 0.1"):
+    with pytest.raises(InputError, match=r"has learning_rate = 0\.003, not 0.1"):
         train(dataclasses.replace(finished, learning_rate=0.1, resume=True))
 
 
@@ -143,5 +143,5 @@ def test_gram_losses_train(train_config, loss):
 
 
 def test_vgg19_without_weights_names_where_to_get_them(train_config):
-    with pytest.raises(InputError, match="--vgg19-weights FILE: model.safetensors of https://"):
+    with pytest.raises(InputError, match=r"--vgg19-weights FILE: model\.safetensors of https://"):
         train(dataclasses.replace(train_config, loss="L2", features="vgg19"))
