@@ -128,7 +128,7 @@ class TrainConfig:
     resume: bool = False
     """Continue the run in the workdir exactly where its latest checkpoint is."""
     init_from: str | None = None
-    """Start from these weights: "mini" (the bundled student) or another run's workdir."""
+    """Start from a student: "mini" (the bundled one), another run's workdir, an exported folder."""
     validation: Path | None = None
     """Triplet dataset to validate on; by default a part of the training data is held out."""
     held_out_fraction: float = 0.1

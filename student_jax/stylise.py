@@ -15,8 +15,9 @@ from student_jax.checkpoint import load_student
 from student_jax.models import STTR
 from triplets import InputError
 
-MIN_SIDE = 64
-"""Smallest side in pixels of what the network is given; smaller pictures are mirrored around."""
+MIN_TOKENS = 4
+"""Tokens that each side of a picture has at least: smaller contents are mirrored around, smaller
+styles enlarged."""
 
 
 class Stylist:
@@ -87,7 +88,7 @@ def pad_to_multiple(
     image: Float32[np.ndarray, "h w 3"], multiple: int
 ) -> Float32[np.ndarray, "h2 w2 3"]:
     """Mirror a picture at its right and lower border until its sides are multiples."""
-    sides = [max(MIN_SIDE, -(-side // multiple) * multiple) for side in image.shape[:2]]
+    sides = [multiple * max(MIN_TOKENS, -(-side // multiple)) for side in image.shape[:2]]
     extra = [(0, target - side) for target, side in zip(sides, image.shape[:2], strict=True)]
     return np.pad(image, [*extra, (0, 0)], mode="symmetric")
 
@@ -96,7 +97,7 @@ def resize_to_multiple(
     image: Float32[np.ndarray, "h w 3"], multiple: int
 ) -> Float32[np.ndarray, "h2 w2 3"]:
     """Resize a picture to the nearest sides that are multiples, so that all of it is seen."""
-    h, w = (max(MIN_SIDE, round(side / multiple) * multiple) for side in image.shape[:2])
+    h, w = (multiple * max(MIN_TOKENS, round(side / multiple)) for side in image.shape[:2])
     if (h, w) == image.shape[:2]:
         return image
     channels = [

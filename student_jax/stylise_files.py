@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from student_jax.compilation import enable_compilation_cache
+from student_jax.pretrained import open_student
 from student_jax.stylise import Stylist
 from triplets import (
     ImageError,
@@ -34,10 +35,10 @@ class StyliseConfig:
     """Picture, or folder of pictures."""
     out: Path
     """Folder for the results, CONTENT--STYLE.png."""
-    checkpoint: Path
-    """Workdir of a training run."""
+    checkpoint: str = "mini"
+    """"mini" (the bundled student), the workdir of a training run, or an exported folder."""
     step: Literal["best", "latest"] | int = "best"
-    """Which of its checkpoints."""
+    """Which checkpoint of a training run."""
     strength: float = 1.0
     """0 keeps the content, 1 is the student's full effect."""
     style_size: int = 256
@@ -53,7 +54,7 @@ def stylise_files(config: StyliseConfig) -> None:
         InputError: nothing usable was given.
     """
     enable_compilation_cache()
-    stylist = Stylist.from_checkpoint(config.checkpoint, config.step)
+    stylist = Stylist(open_student(config.checkpoint, config.step))
     contents, styles = open_source(config.content), open_source(config.style)
     skipped = len(contents.skipped) + len(styles.skipped)
     for name, reason in (*contents.skipped, *styles.skipped):

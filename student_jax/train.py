@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -19,13 +18,14 @@ from jaxtyping import Array, Float, Int, UInt8
 from tqdm import tqdm
 
 from student_jax import sharding
-from student_jax.checkpoint import BEST_METRIC, Checkpoints, load_config, load_student, save_config
+from student_jax.checkpoint import BEST_METRIC, Checkpoints, load_config, save_config
 from student_jax.compilation import enable_compilation_cache
 from student_jax.config import TrainConfig
 from student_jax.data import TripletSource, split_triplets, training_batches
 from student_jax.metrics import MetricWriter
 from student_jax.models import STTR
 from student_jax.objective import LOSSES, LossFunction, load_features, make_objective
+from student_jax.pretrained import open_student
 from student_jax.train_state import (
     Terms,
     TrainState,
@@ -271,7 +271,7 @@ def initial_model(config: TrainConfig) -> STTR:
     model = STTR(config.model, dtype=dtype, rngs=nnx.Rngs(config.seed))
     if config.init_from is None:
         return model
-    given = load_student(Path(config.init_from))
+    given = open_student(config.init_from)
     if given.config != config.model:
         raise InputError(
             f'--init-from "{config.init_from}" is a student of another architecture: '

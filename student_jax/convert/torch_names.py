@@ -74,6 +74,12 @@ def batch_norm(torch_name: str, path: str, counter: bool) -> Table:
     return table
 
 
+def own_names(build: Callable[[], nnx.Module]) -> Table:
+    """The table of a module's own names and layouts: each variable by its dotted path."""
+    variables, _ = _flatten(nnx.state(nnx.eval_shape(build)))
+    return {path: Entry((path,), SAME) for path in variables}
+
+
 def _flatten(state) -> tuple[dict[str, Any], Any]:
     leaves, treedef = jax.tree.flatten_with_path(state)
     # The last key of a leaf's path leads into the variable and has no name of ours.

@@ -1,0 +1,67 @@
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file, save_file
+
+from student_jax import STTR
+from student_jax.pretrained import from_pretrained, open_student, save_pretrained
+from triplets import InputError
+
+
+@pytest.fixture(scope="module")
+def student(tiny_model):
+    return STTR(tiny_model, rngs=nnx.Rngs(1))
+
+
+def test_round_trip_is_exact(student, tmp_path):
+    save_pretrained(student, tmp_path)
+    loaded = from_pretrained(tmp_path)
+    assert loaded.config == student.config
+    for a, b in zip(*(jax.tree.leaves(nnx.state(m)) for m in (student, loaded)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_half_precision_on_disk_is_float32_in_use(student, tmp_path):
+    save_pretrained(student, tmp_path, dtype="float16")
+    assert {a.dtype for a in load_file(tmp_path / "model.safetensors").values()} == {
+        np.dtype("float16")
+    }
+    for a, b in zip(
+        *(jax.tree.leaves(nnx.state(m)) for m in (student, open_student(str(tmp_path)))),
+        strict=True,
+    ):
+        assert b.dtype == np.float32
+        # Half a unit in the last place of 11 bits; tiny values are denormal.
+        np.testing.assert_allclose(a, b, rtol=2**-11, atol=1e-7)
+
+
+def test_weights_that_do_not_fit_are_all_named(student, tmp_path):
+    save_pretrained(student, tmp_path)
+    arrays = load_file(tmp_path / "model.safetensors")
+    arrays["extra"] = arrays.pop("tail.output.bias")
+    arrays["decoder_norm.scale"] = arrays["decoder_norm.scale"][:-1]
+    save_file(arrays, tmp_path / "model.safetensors")
+    with pytest.raises(InputError) as error:
+        from_pretrained(tmp_path)
+    for fault in ("missing: tail.output.bias", "unexpected: extra", "decoder_norm.scale is (15,)"):
+        assert fault in str(error.value)
+
+
+def test_damaged_files(student, tmp_path):
+    save_pretrained(student, tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(InputError, match="cannot load a student"):
+        from_pretrained(tmp_path)
+    save_pretrained(student, tmp_path)
+    fields = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(fields | {"num_heads": 0}))
+    with pytest.raises(InputError, match="num_heads is 0"):
+        from_pretrained(tmp_path)
+
+
+def test_folder_that_is_no_student(tmp_path):
+    with pytest.raises(InputError, match="not the workdir of a training run"):
+        open_student(str(tmp_path))
