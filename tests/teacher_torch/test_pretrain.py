@@ -33,6 +33,7 @@ def config(folders, workdir):
         autoencoder_steps=3,
         autoencoder_batch=2,
         autoencoder_crop=32,
+        latent_pool=4,
         unet_steps=2,
         unet_batch=2,
         checkpoint_every=1,
