@@ -35,7 +35,7 @@ class Components(NamedTuple):
         for module in (self.unet, self.vae):
             for name, value in sorted(module.state_dict().items()):
                 digest.update(name.encode())
-                digest.update(value.cpu().contiguous().view(torch.uint8).numpy())
+                digest.update(value.cpu().flatten().view(torch.uint8).numpy())
         return digest.hexdigest()
 
 
