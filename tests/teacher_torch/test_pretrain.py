@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -106,8 +107,24 @@ def test_measures_of_a_teacher(folders, model_folder, tmp_path, capsys):
             steps=3,
             pairs_side=2,
             autoencoder_limit=2,
+            ablations=True,
         )
     )
-    assert "Gram distance, stylised below unchanged (%)" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert printed.strip() == (tmp_path / "measures.md").read_text().strip()
+    record = json.loads((tmp_path / "measures.json").read_text())
+    by_name = {row["setting"]: row for row in record["settings"]}
+    moved = {name: row["gram_below_content"] for name, row in by_name.items()}
+    assert list(moved) == [
+        "paper, 3 steps",
+        "gamma 0.3",
+        "injection off",
+        "AdaIN off",
+        "both off",
+    ]
+    assert len(set(moved.values())) == len(moved)
+    assert {"autoencoder PSNR, photos (dB)", "inversion and back PSNR, paintings (dB)"} <= set(
+        record["figures"]
+    )
     with Image.open(tmp_path / "contact_sheet.png") as sheet:
         assert sheet.size == (3 * 68 + 4, 3 * 68 + 4)
