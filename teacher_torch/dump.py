@@ -56,7 +56,9 @@ class DumpConfig:
     size: int | None = None
     """Side of the square pictures in pixels; by default the model's native size."""
     pairs: str = "all"
-    """"all", "random:K" for K of all pairs, or a CSV file of ids with columns content and style."""
+    """"all"; "random:K" for K of all pairs; "tiles:K" for K random groups of 8 contents x 8 styles,
+    1.25 UNet rows a pair where scattered pairs take up to 3; or a CSV file of ids with columns
+    content and style."""
     seed: int = 0
     """Decides random pairs."""
     device: str | None = None
@@ -106,15 +108,36 @@ def plan_pairs(
             )
         chosen = np.random.default_rng(seed).choice(n * m, int(count), replace=False)
         pairs = np.stack(np.divmod(chosen, m), axis=1)
+    elif spec.startswith("tiles:"):
+        return _random_tiles(spec, n, m, np.random.default_rng(seed))
     else:
         pairs = _read_pairs(Path(spec), contents, styles)
     tile = pairs // TILE
     return pairs[np.lexsort((pairs[:, 0], pairs[:, 1], tile[:, 1], tile[:, 0]))]
 
 
+def _random_tiles(spec: str, n: int, m: int, rng: np.random.Generator) -> Int[np.ndarray, "p 2"]:
+    count = spec.removeprefix("tiles:")
+    if not count.isdecimal() or not 1 <= int(count) * TILE**2 <= n * m:
+        raise InputError(
+            f'--pairs "{spec}": expected tiles:K with K from 1 to {n * m // TILE**2}, since {n} '
+            f"contents and {m} styles have {n * m} combinations and a tile has {TILE**2}."
+        )
+    rows = (
+        # Every picture is drawn once before any is drawn again.
+        np.concatenate([rng.permutation(size) for _ in range(-(-int(count) * TILE // size))])
+        for size in (n, m)
+    )
+    pairs: dict[tuple[int, int], None] = {}
+    groups = (row[: int(count) * TILE].reshape(-1, TILE) for row in rows)
+    for contents, styles in zip(*groups, strict=True):
+        pairs |= dict.fromkeys((c, s) for s in styles.tolist() for c in contents.tolist())
+    return np.array(list(pairs))
+
+
 def _read_pairs(path: Path, contents: ImageSet, styles: ImageSet) -> Int[np.ndarray, "p 2"]:
     if not path.is_file():
-        raise InputError(f'--pairs "{path}": expected "all", "random:K" or a CSV file.')
+        raise InputError(f'--pairs "{path}": expected "all", "random:K", "tiles:K" or a CSV file.')
     rows = [{name: row for row, name in enumerate(images.ids)} for images in (contents, styles)]
     pairs = []
     with path.open(newline="", encoding="utf-8") as file:

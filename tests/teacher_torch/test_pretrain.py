@@ -9,7 +9,8 @@ from PIL import Image
 from teacher_torch import StyleID, StyleIDConfig, pretrain
 from teacher_torch.components import load_components
 from teacher_torch.measure import MeasureConfig, measure_teacher
-from teacher_torch.pretrain import AugmentedCrops, PretrainConfig, is_held_out
+from teacher_torch.pretrain import AugmentedCrops, PretrainConfig
+from triplets import is_held_out
 
 
 @pytest.fixture(scope="module")
@@ -89,13 +90,6 @@ def test_held_out_pictures_are_never_trained_on(folders):
         names = {file.name for file in folder.iterdir()}
         held_out = {name for name in names if is_held_out(name)}
         assert held_out and {file.name for file in group} == names - held_out
-
-
-def test_held_out_rule_is_the_documented_one():
-    """int(sha1(file name), 16) % 10 == 0, worked out with sha1sum."""
-    names = [f"picture{i}.jpg" for i in range(30)]
-    held_out = ["picture14.jpg", "picture15.jpg", "picture29.jpg"]
-    assert [name for name in names if is_held_out(name)] == held_out
 
 
 def test_measures_of_a_teacher(folders, model_folder, tmp_path, capsys):
