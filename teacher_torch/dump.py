@@ -53,7 +53,9 @@ class DumpConfig:
     size: int | None = None
     """Side of the square pictures in pixels; by default the model's native size."""
     pairs: str = "all"
-    """"all", "random:K" for K of all pairs, or a CSV file of ids with columns content and style."""
+    """"all"; "random:K" for K of all pairs; "tiles:K" for K random tiles (see --tile), which cost
+    as little as all pairs where scattered ones cost up to three times that; or a CSV file of ids
+    with columns content and style."""
     seed: int = 0
     """Decides random pairs."""
     tile: int | None = None

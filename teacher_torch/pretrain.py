@@ -7,7 +7,6 @@ themselves in the workdir and continue from there; each training sample is a fun
 (seed, stage, index), so a continued run sees what an unbroken one would.
 """
 
-import hashlib
 import json
 import math
 import os
@@ -28,6 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from teacher_torch.perceptual import VGG16, feature_distance
+from triplets import is_held_out
 from triplets.atomic import atomic_write
 
 NULL_TEXT_SEED = 0
@@ -70,17 +70,6 @@ class PretrainConfig:
         for name in ("photos", "paintings"):
             if not getattr(self, name).is_dir():
                 raise ValueError(f"--{name} {getattr(self, name)}: no such folder")
-
-
-def is_held_out(file_name: str) -> bool:
-    """True for the tenth of all pictures that training never sees, by the name of the file."""
-    return int(hashlib.sha1(file_name.encode()).hexdigest(), 16) % 10 == 0
-
-
-def held_out_files(folder: Path) -> list[Path]:
-    """The pictures of a folder that training never sees, ordered by a hash of their names."""
-    files = [file for file in folder.iterdir() if is_held_out(file.name)]
-    return sorted(files, key=lambda file: hashlib.sha1(file.name.encode()).hexdigest())
 
 
 def build_autoencoder() -> AutoencoderKL:

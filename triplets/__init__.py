@@ -27,6 +27,7 @@ from triplets.sources import (
     load_images,
     open_source,
 )
+from triplets.split import held_out_files, is_held_out
 from triplets.writer import TripletWriter
 
 __all__ = [
@@ -50,6 +51,8 @@ __all__ = [
     "decode_image",
     "float_from_uint8",
     "grid_sheet",
+    "held_out_files",
+    "is_held_out",
     "load_images",
     "open_source",
     "read_image",

@@ -30,6 +30,23 @@ def test_random_pairs_depend_on_the_seed():
     assert not np.array_equal(plan[0], plan[2])
 
 
+def test_random_tiles_use_every_picture_alike():
+    contents, styles = image_set(40), image_set(24)
+    pairs = plan_pairs("tiles:5", contents, styles, 0)
+    assert len(np.unique(pairs, axis=0)) == len(pairs) == 5 * 64
+    for tile in pairs.reshape(5, 64, 2):
+        assert len(set(tile[:, 0])) == len(set(tile[:, 1])) == 8
+    assert np.bincount(pairs[:, 0]).tolist() == [8] * 40
+    assert set(np.bincount(pairs[:, 1])) == {8, 16}
+    np.testing.assert_array_equal(pairs, plan_pairs("tiles:5", contents, styles, 0))
+    assert not np.array_equal(pairs, plan_pairs("tiles:5", contents, styles, 1))
+
+
+def test_random_tiles_never_repeat_a_pair():
+    pairs = plan_pairs("tiles:2", image_set(12), image_set(12), 0)
+    assert len(np.unique(pairs, axis=0)) == len(pairs)
+
+
 def test_pairs_from_a_file(tmp_path):
     path = tmp_path / "pairs.csv"
     path.write_text("style,content\n3.png,0.png\n1.png,2.png\n")
@@ -53,7 +70,9 @@ def test_file_of_pairs_that_cannot_be_used(tmp_path, text, message):
         plan_pairs(str(path), image_set(4), image_set(4), 0)
 
 
-@pytest.mark.parametrize("spec", ["random:0", "random:17", "random:x", "some"])
+@pytest.mark.parametrize(
+    "spec", ["random:0", "random:17", "random:x", "tiles:1", "tiles:x", "some"]
+)
 def test_unknown_choice_of_pairs(spec):
     with pytest.raises(InputError, match="--pairs"):
         plan_pairs(spec, image_set(4), image_set(4), 0)

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ from PIL import Image
 from teacher_torch import StyleID, StyleIDConfig, pretrain
 from teacher_torch.components import load_components
 from teacher_torch.measure import MeasureConfig, measure_teacher
-from teacher_torch.pretrain import AugmentedCrops, PretrainConfig, is_held_out
+from teacher_torch.pretrain import AugmentedCrops, PretrainConfig
+from triplets import is_held_out
 
 
 @pytest.fixture(scope="module")
@@ -90,13 +92,6 @@ def test_held_out_pictures_are_never_trained_on(folders):
         assert held_out and {file.name for file in group} == names - held_out
 
 
-def test_held_out_rule_is_the_documented_one():
-    """int(sha1(file name), 16) % 10 == 0, worked out with sha1sum."""
-    names = [f"picture{i}.jpg" for i in range(30)]
-    held_out = ["picture14.jpg", "picture15.jpg", "picture29.jpg"]
-    assert [name for name in names if is_held_out(name)] == held_out
-
-
 def test_measures_of_a_teacher(folders, model_folder, tmp_path, capsys):
     measure_teacher(
         MeasureConfig(
@@ -106,8 +101,24 @@ def test_measures_of_a_teacher(folders, model_folder, tmp_path, capsys):
             steps=3,
             pairs_side=2,
             autoencoder_limit=2,
+            ablations=True,
         )
     )
-    assert "Gram distance, stylised below unchanged (%)" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert printed.strip() == (tmp_path / "measures.md").read_text().strip()
+    record = json.loads((tmp_path / "measures.json").read_text())
+    by_name = {row["setting"]: row for row in record["settings"]}
+    moved = {name: row["gram_below_content"] for name, row in by_name.items()}
+    assert list(moved) == [
+        "paper, 3 steps",
+        "gamma 0.3",
+        "injection off",
+        "AdaIN off",
+        "both off",
+    ]
+    assert len(set(moved.values())) == len(moved)
+    assert {"autoencoder PSNR, photos (dB)", "inversion and back PSNR, paintings (dB)"} <= set(
+        record["figures"]
+    )
     with Image.open(tmp_path / "contact_sheet.png") as sheet:
         assert sheet.size == (3 * 68 + 4, 3 * 68 + 4)
