@@ -141,12 +141,14 @@ def dump(config: DumpConfig) -> None:
     dtype = config.dtype or ("float32" if on_cpu else "float16")
     tile = config.tile or (8 if on_cpu else 16)
 
+    sources = [open_source(spec) for spec in (config.content, config.style)]
     components = load_components(
         config.teacher, device, getattr(torch, dtype), stored_null_text(config.out)
     )
     size = config.size or components.native_size
-    contents, skipped_contents = load_images(open_source(config.content), size)
-    styles, skipped_styles = load_images(open_source(config.style), size)
+    (contents, skipped_contents), (styles, skipped_styles) = (
+        load_images(source, size) for source in sources
+    )
     skipped = skipped_contents + skipped_styles
     if rank == 0:
         for name, reason in skipped:

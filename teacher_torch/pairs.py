@@ -15,9 +15,9 @@ def plan_pairs(
     """Pairs (content row, style row), ordered so that consecutive ones share pictures.
 
     Args:
-        spec: "all"; "random:K" for K of all pairs; "tiles:K" for K random squares of `tile` contents
-            and styles, in which a pair that was there before is left out; or a CSV file of ids
-            with the columns content and style.
+        spec: "all"; "random:K" for K of all pairs; "tiles:K" for K random squares of `tile`
+            contents and styles, in which a pair that was there before is left out; or a CSV file
+            of ids with the columns content and style.
         contents: the contents.
         styles: the styles.
         seed: decides random pairs.
