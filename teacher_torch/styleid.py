@@ -199,7 +199,8 @@ class StyleID:
         """One UNet call."""
         output = self.unet(
             latents.to(self.unet.dtype),
-            timestep,
+            # As a tensor, because a compiled network would be compiled anew for other numbers.
+            torch.tensor(timestep, device=self.unet.device),
             self.null_text_embedding.expand(len(latents), -1, -1),
         ).sample
         self.after_call(len(latents))
