@@ -21,8 +21,8 @@ from teacher_torch.pixels import to_model_range, to_uint8
 from triplets import contact_sheet, crop_and_resize, read_image
 from triplets.atomic import atomic_write
 
-GAMMAS = (0.0, 0.3, 0.5, 0.75, 1.0)
-TEMPERATURES = (0.5, 1.0, 1.5, 3.0)
+GAMMAS = (0.0, 0.3, 0.75, 1.0)
+TEMPERATURES = (0.5, 1.5, 3.0)
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,9 @@ class ParametersConfig:
     teacher: str = "mini"
     """"mini", a diffusers folder or a hub id."""
     steps: int = 20
-    """DDIM steps, but for the columns that show other numbers."""
+    """DDIM steps, but for the column that shows fewer."""
+    size: int | None = None
+    """Side in pixels at which pictures are stylised; by default the model's native size."""
     cell: int = 160
     """Side of a picture on the sheets, in pixels."""
     quality: int = 85
@@ -50,7 +52,7 @@ class Sweep:
 
     def __init__(self, config: ParametersConfig):
         self.components = load_components(config.teacher)
-        size = self.components.native_size
+        size = config.size or self.components.native_size
         self.contents, self.styles = (
             np.stack([crop_and_resize(read_image(path), size) for path in paths])
             for paths in (config.contents, config.styles)
@@ -81,7 +83,7 @@ def write_sheets(config: ParametersConfig) -> None:
         for temperature, gamma in tqdm(grid, desc="gamma and temperature")
     ]
     blank = np.full_like(sweep.contents[0], 255)
-    captions = ["content, style", *(f"gamma {gamma:g}" for gamma in GAMMAS)]
+    captions = ["", *(f"gamma {gamma:g}" for gamma in GAMMAS)]
     for p, (content, style) in enumerate(sweep.pairs):
         firsts = [sweep.contents[content], sweep.styles[style]]
         firsts += [blank] * (len(TEMPERATURES) - len(firsts))
@@ -91,21 +93,20 @@ def write_sheets(config: ParametersConfig) -> None:
         save(config, f"gamma_temperature_{'_'.join(names)}.jpg", rows, captions)
 
     settings = {
-        "paper": paper,
-        "port": replace(paper, convention="port", injection_layers=(7, 8, 9, 10, 11)),
-        "layers 3-11": replace(paper, injection_layers=tuple(range(3, 12))),
-        "layers 9-11": replace(paper, injection_layers=(9, 10, 11)),
         "no AdaIN": replace(paper, adain_init=False),
         "no injection": replace(paper, inject_attention=False),
+        "layers 9-11": replace(paper, injection_layers=(9, 10, 11)),
+        "port": replace(paper, convention="port", injection_layers=(7, 8, 9, 10, 11)),
         "5 steps": replace(paper, num_steps=5),
-        "50 steps": replace(paper, num_steps=50),
     }
-    columns = [sweep.stylise(setting) for setting in tqdm(settings.values(), desc="parameters")]
+    columns = {"paper": swept[grid.index((paper.temperature, paper.gamma))]}
+    for name, setting in tqdm(settings.items(), desc="parameters"):
+        columns[name] = sweep.stylise(setting)
     rows = [
-        [sweep.contents[content], sweep.styles[style], *(column[p] for column in columns)]
+        [sweep.contents[content], sweep.styles[style], *(c[p] for c in columns.values())]
         for p, (content, style) in enumerate(sweep.pairs)
     ]
-    save(config, "parameters.jpg", rows, ["content", "style", *settings])
+    save(config, "parameters.jpg", rows, ["content", "style", *columns])
 
 
 def save(config: ParametersConfig, name: str, rows: list[list], captions: list[str]) -> None:
