@@ -11,7 +11,7 @@ from flax import nnx
 
 from student_jax import STTR, STTRConfig
 from student_jax.models.attention import attention
-from student_jax.models.convolution import ReflectConv, UpsampleConv
+from student_jax.models.convolution import UpsampleConv
 from student_jax.models.imagenet import MEAN
 from student_jax.models.position_encoding import position_encoding
 
@@ -154,25 +154,13 @@ def test_upsample_conv_agrees_with_its_plain_form(size):
     layer.bias[...] = jnp.arange(4.0)
     x = jax.random.normal(jax.random.key(1), (2, *size, 3))
     upsampled = jax.image.resize(x, (2, 2 * size[0], 2 * size[1], 3), "bilinear")
-    expected = _reflect_conv(upsampled, layer.kernel[...], layer.bias[...])
+    padded = jnp.pad(upsampled, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    expected = layer.bias[...] + jax.lax.conv_general_dilated(
+        padded, layer.kernel[...], (1, 1), "VALID", dimension_numbers=dimensions
+    )
     # The same sums in another order: float32 rounding.
     np.testing.assert_allclose(layer(x), expected, rtol=1e-5, atol=1e-5)
-
-
-def test_reflect_conv_agrees_with_its_plain_form():
-    layer = ReflectConv(3, 4, rngs=nnx.Rngs(0))
-    x = jax.random.normal(jax.random.key(1), (2, 5, 7, 3))
-    expected = _reflect_conv(x, layer.kernel[...], layer.bias[...])
-    np.testing.assert_allclose(layer(x), expected, rtol=1e-5, atol=1e-5)
-
-
-def _reflect_conv(x, kernel, bias):
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
-    dimensions = ("NHWC", "HWIO", "NHWC")
-    return (
-        jax.lax.conv_general_dilated(padded, kernel, (1, 1), "VALID", dimension_numbers=dimensions)
-        + bias
-    )
 
 
 def test_position_encoding_by_hand():
