@@ -148,10 +148,15 @@ class TrainConfig:
     """Triplet dataset to validate on; by default a part of the training data is held out."""
     held_out_fraction: float = 0.1
     """Share of the contents and of the styles that is held out without --validation."""
-    loss: Literal["L1", "L2", "L3"] = "L1"
-    """L1 = MSE, L2 = 0.5 MSE + 0.5 Gram, L3 = 0.7 MSE + 0.3 Gram."""
+    loss: Literal["L1", "L2", "L3", "perceptual"] = "L1"
+    """L1 = MSE, L2 = 0.5 MSE + 0.5 Gram, L3 = 0.7 MSE + 0.3 Gram, perceptual = MSE + 0.01 distance
+    of features, the sharpest."""
     features: Literal["vgg16", "vgg19"] = "vgg16"
-    """Network of the Gram term: VGG16 is bundled; VGG19, the study's, is downloaded once."""
+    """Network whose features all but L1 compare: VGG16 is bundled; VGG19, the study's, is
+    downloaded once."""
+    features_crop: int | None = None
+    """Side of the part of each crop of which features are compared; by default, and where it is
+    larger, the whole, which takes a CPU several times longer than a small student itself."""
     vgg19_weights: Path | None = None
     """Safetensors file to use in place of the download: torchvision's names, such as
     timm/vgg19.tv_in1k has them."""
@@ -226,6 +231,9 @@ class TrainConfig:
         for name in ("held_out_fraction", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 0, below 1")
+        # VGG halves its input three times.
+        if self.features_crop is not None and self.features_crop < 8:
+            raise ValueError(f"features_crop is {self.features_crop}; expected at least 8")
         for name in ("content_stride", "style_stride"):
             stride = getattr(self.model, name)
             if self.crop_size % stride:
@@ -263,6 +271,7 @@ class TrainConfig:
             data,
             workdir,
             STTRConfig.mini(),
+            features_crop=128,
             learning_rate=1e-3,
             backbone_rate=1.0,
             clip_norm=1.0,

@@ -56,7 +56,7 @@ class Split:
     held_out: Int[np.ndarray, " q"]
 
 
-def split_triplets(name: str, dataset: Triplets, held_out_fraction: float) -> Split:
+def split_triplets(dataset: Triplets, held_out_fraction: float) -> Split:
     """Hold out a share of the contents and of the styles, at least one each, by a hash of the ids.
 
     A held-out triplet shares neither its content nor its style with any training triplet; triplets
@@ -77,9 +77,9 @@ def split_triplets(name: str, dataset: Triplets, held_out_fraction: float) -> Sp
     )
     if not len(split.train) or not len(split.held_out):
         raise InputError(
-            f"{name}: {len(dataset)} triplets of {len(dataset.content_ids)} contents and "
-            f"{len(dataset.style_ids)} styles are too few to hold out {held_out_fraction:.0%} of "
-            "the pictures; add some, or give another dataset with --validation."
+            f"the {len(dataset.content_ids)} contents and {len(dataset.style_ids)} styles of "
+            f"{dataset!r} are too few to hold out {held_out_fraction:.0%} of them; add some, or "
+            "give another dataset with --validation."
         )
     return split
 
@@ -110,36 +110,31 @@ class TripletSource(grain.sources.RandomAccessDataSource):
         }
 
 
-def training_sources(
-    names: Sequence[str], held_out_fraction: float
-) -> tuple[list[TripletSource], list[TripletSource]]:
-    """What to train on and what is held out, of each dataset.
+def load_sources(
+    names: Sequence[str], validation: str | None, held_out_fraction: float
+) -> tuple[list[TripletSource], grain.MapDataset]:
+    """What a run trains on, dataset by dataset, and the triplets that it validates on.
+
+    Args:
+        names: datasets to train on.
+        validation: dataset to validate on, whole; without one, a share of each of the others is
+            held out.
+        held_out_fraction: that share, as in `split_triplets`.
 
     Raises:
         InputError: a dataset that cannot be read, or with too few pictures to split.
     """
+    fraction = 0.0 if validation else held_out_fraction
     train, held_out = [], []
     for name in names:
         dataset = open_triplets(name)
-        split = split_triplets(name, dataset, held_out_fraction)
+        split = split_triplets(dataset, fraction)
         train.append(TripletSource(name, dataset, split.train))
         held_out.append(TripletSource(name, dataset, split.held_out))
-    return train, held_out
-
-
-def held_out_triplets(
-    names: Sequence[str], validation: str | None, held_out_fraction: float
-) -> grain.MapDataset:
-    """The elements of `TripletSource` that a run on these datasets validates on, in a fixed order.
-
-    Raises:
-        InputError: a dataset that cannot be read, or with too few pictures to split.
-    """
-    if validation is None:
-        _, sources = training_sources(names, held_out_fraction)
-    else:
-        sources, _ = training_sources([validation], 0.0)
-    return grain.MapDataset.concatenate([grain.MapDataset.source(source) for source in sources])
+    if validation:
+        dataset = open_triplets(validation)
+        held_out = [TripletSource(validation, dataset, np.arange(len(dataset)))]
+    return train, grain.MapDataset.concatenate(list(map(grain.MapDataset.source, held_out)))
 
 
 @dataclass(frozen=True)

@@ -130,6 +130,11 @@ class Progress:
             self._bar.set_postfix_str(", ".join(_short(values | speed)))
         self._bar.update()
 
+    @property
+    def images_per_s(self) -> float | None:
+        """Over all steps timed so far, and None before the second one."""
+        return self.steps * self._config.batch_size / self.seconds if self.steps else None
+
     def _speed(self) -> dict[str, float]:
         steps, seconds = self.steps - self._logged[0], self.seconds - self._logged[1]
         self._logged = (self.steps, self.seconds)

@@ -72,16 +72,19 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def state_sharding(tree: Any, mesh: Mesh) -> Any:
-    """A sharding for each array: the longest axis that can be is split along "fsdp"."""
+def placed(tree: Any, mesh: Mesh) -> Any:
+    """`jax.ShapeDtypeStruct`s with a sharding each: the longest axis that can be is split along
+    "fsdp"."""
     ways = mesh.shape["fsdp"]
 
-    def place(x: jax.ShapeDtypeStruct) -> NamedSharding:
+    def place(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         axes = [axis for axis, length in enumerate(x.shape) if length % ways == 0]
         if ways == 1 or x.size < MIN_SHARDED_SIZE or not axes:
-            return replicated(mesh)
-        split = max(axes, key=lambda axis: x.shape[axis])
-        return NamedSharding(mesh, PartitionSpec(*[None] * split, "fsdp"))
+            spec = PartitionSpec()
+        else:
+            split = max(axes, key=lambda axis: x.shape[axis])
+            spec = PartitionSpec(*[None] * split, "fsdp")
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec))
 
     return jax.tree.map(place, tree)
 
@@ -107,3 +110,9 @@ def shard_whole_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax
 def any_process(flag: bool) -> bool:
     """Whether the flag is set in any process; each must ask at the same point."""
     return flag if jax.process_count() == 1 else bool(multihost_utils.process_allgather(flag).any())
+
+
+def wait_for_all(purpose: str) -> None:
+    """Go on only when every process has come this far."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(purpose)

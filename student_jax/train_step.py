@@ -37,8 +37,9 @@ def train_step(
         content, style, target = (unit_range(batch[k]) for k in ("content", "style", "stylised"))
         # Copied, because batch norm writes to its statistics inside the differentiated function.
         model = nnx.merge(graphdef, params, stats, copy=True)
-        prediction = model(content, style, train=True, rngs=nnx.Rngs(dropout=key))
-        loss, terms = objective(features, prediction, target)
+        dropout_key, objective_key = jax.random.split(key)
+        prediction = model(content, style, train=True, rngs=nnx.Rngs(dropout=dropout_key))
+        loss, terms = objective(features, prediction, target, objective_key)
         _, _, stats = nnx.split(model, trained(config.model), ...)
         return loss, (stats, {"loss": loss, **terms})
 
@@ -46,7 +47,7 @@ def train_step(
         grads, (stats, terms) = jax.grad(loss_fn, has_aux=True)(state.params, stats, *batch_and_key)
         return stats, (grads, terms)
 
-    # Derived from the step, so that a resumed run draws the same dropout masks.
+    # Derived from the step, so that a resumed run draws the same numbers.
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
     if config.accumulate == 1:
         stats, (grads, terms) = gradients(state.stats, (batch, key))
@@ -69,9 +70,7 @@ def _interleaved_parts(batch: dict[str, Array], count: int) -> dict[str, Array]:
 
     So that each device, which holds consecutive rows, has its share of each part already.
     """
-    return {
-        name: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1) for name, x in batch.items()
-    }
+    return {name: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1) for name, x in batch.items()}
 
 
 def _scan_mean(function, carry, inputs):

@@ -31,7 +31,7 @@ class TFDSTriplets:
     """
 
     def __init__(self, name: str, split: str):
-        spec = f"tfds:{name}:{split}"
+        spec = self._spec = f"tfds:{name}:{split}"
         try:
             import tensorflow_datasets as tfds
         except ImportError as error:
@@ -62,6 +62,9 @@ class TFDSTriplets:
 
     def __len__(self) -> int:
         return len(self._records)
+
+    def __repr__(self) -> str:
+        return f"TFDSTriplets({self._spec!r}, {len(self)} triplets)"
 
     def __getitem__(self, index: SupportsIndex) -> Triplet:
         """Read one triplet."""
