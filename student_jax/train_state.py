@@ -79,7 +79,7 @@ def learning_rate_schedule(config: TrainConfig) -> optax.Schedule:
 
 
 def make_optimiser(config: TrainConfig) -> optax.GradientTransformation:
-    """AdamW with clipping by the global norm, and another rate for the backbones (STTR: a tenth)."""
+    """AdamW with clipping by the global norm, and a rate of their own for the backbones."""
 
     def groups(params: nnx.State) -> Any:
         def group(path: tuple, _) -> str:

@@ -1,5 +1,6 @@
 """The tail: from content tokens back to pixels."""
 
+import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -65,7 +66,7 @@ class Tail(nnx.Module):
         )
         self.upsamplings = nnx.List()
         for r in range(num_stages):
-            # Small last weights: the first prediction is the mean that the model adds, mid-grey.
+            # Small last weights: the first prediction is what the biases say.
             gain = 1.0 if r < num_stages - 1 else 1e-2
             init = nnx.initializers.variance_scaling(gain, "fan_in", "truncated_normal")
             self.upsamplings.append(
@@ -73,6 +74,8 @@ class Tail(nnx.Module):
             )
         self.skips = nnx.List()
         if config.content_skips:
+            # The identity: the first prediction is the content. Without, it is the mean colour.
+            self.upsamplings[-1].bias[...] = jnp.append(jnp.eye(3), jnp.zeros(3))
             for skip_dim, dim in zip(reversed(skip_dims[1:]), dims[1:-1], strict=True):
                 self.skips.append(nnx.Linear(skip_dim, dim, dtype=dtype, rngs=rngs))
 

@@ -12,7 +12,7 @@ from flax import nnx
 from student_jax import STTR, STTRConfig
 from student_jax.models.attention import attention
 from student_jax.models.convolution import UpsampleConv
-from student_jax.models.imagenet import MEAN
+from student_jax.models.imagenet import MEAN, normalise
 from student_jax.models.position_encoding import position_encoding
 
 # Light, but with all that trains differently from how it predicts: dropout and batch norm.
@@ -254,6 +254,16 @@ def test_a_style_encoded_once_serves_several_contents():
         np.testing.assert_allclose(
             decode(content[i : i + 1]), expected[i : i + 1], rtol=0, atol=1e-4
         )
+
+
+def test_arrays_of_numpy_are_taken():
+    model = jitted(build(TINY))
+    images, mask = pictures(0, 1, 32, 32), np.zeros((1, 32, 32), bool)
+    expected = model(images, images, jnp.asarray(mask), jnp.asarray(mask))
+    arrays = (np.asarray(images), np.asarray(images), mask, mask)
+    np.testing.assert_array_equal(model(*arrays), expected)
+    # Outside of jit too, where NumPy would answer with NumPy.
+    assert isinstance(normalise(np.asarray(images)), jax.Array)
 
 
 def test_every_parameter_of_the_mini_learns():
