@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from student_jax.config import STTRConfig
@@ -68,10 +68,10 @@ class STTR(nnx.Module):
 
     def __call__(
         self,
-        content: Float[Array, "b h w 3"],
-        style: Float[Array, "b h2 w2 3"],
-        content_mask: Bool[Array, "b h w"] | None = None,
-        style_mask: Bool[Array, "b h2 w2"] | None = None,
+        content: Float[ArrayLike, "b h w 3"],
+        style: Float[ArrayLike, "b h2 w2 3"],
+        content_mask: Bool[ArrayLike, "b h w"] | None = None,
+        style_mask: Bool[ArrayLike, "b h2 w2"] | None = None,
         *,
         train: bool = False,
         rngs: nnx.Rngs | None = None,
@@ -91,8 +91,8 @@ class STTR(nnx.Module):
 
     def encode_style(
         self,
-        style: Float[Array, "b h w 3"],
-        mask: Bool[Array, "b h w"] | None = None,
+        style: Float[ArrayLike, "b h w 3"],
+        mask: Bool[ArrayLike, "b h w"] | None = None,
         *,
         train: bool = False,
         rngs: nnx.Rngs | None = None,
@@ -109,9 +109,9 @@ class STTR(nnx.Module):
 
     def decode(
         self,
-        content: Float[Array, "b h w 3"],
+        content: Float[ArrayLike, "b h w 3"],
         memory: StyleMemory,
-        mask: Bool[Array, "b h w"] | None = None,
+        mask: Bool[ArrayLike, "b h w"] | None = None,
         *,
         train: bool = False,
         rngs: nnx.Rngs | None = None,
@@ -146,7 +146,9 @@ class STTR(nnx.Module):
         return rngs if train else None
 
 
-def _check_sides(name: str, images: Float[Array, "b h w 3"], multiple: int, minimum: int) -> None:
+def _check_sides(
+    name: str, images: Float[ArrayLike, "b h w 3"], multiple: int, minimum: int
+) -> None:
     h, w = images.shape[1:3]
     if h % multiple or w % multiple or min(h, w) < minimum:
         raise ValueError(
@@ -156,7 +158,7 @@ def _check_sides(name: str, images: Float[Array, "b h w 3"], multiple: int, mini
 
 
 def _normalise(
-    images: Float[Array, "b h w 3"], mask: Bool[Array, "b h w"] | None
+    images: Float[ArrayLike, "b h w 3"], mask: Bool[ArrayLike, "b h w"] | None
 ) -> Float[Array, "b h w 3"]:
     """ImageNet-normalised pictures, zero (the mean colour) at padding."""
     images = imagenet.normalise(images)
@@ -171,7 +173,7 @@ def _flatten(grid, mask):
         position = position_encoding(jnp.zeros((1, h, w), bool), c)
     else:
         # A cell is padding when its first pixel is: nearest-neighbour resizing.
-        padding = mask[:, :: mask.shape[1] // h, :: mask.shape[2] // w]
+        padding = jnp.asarray(mask)[:, :: mask.shape[1] // h, :: mask.shape[2] // w]
         position = position_encoding(padding, c)
         padding = padding.reshape(b, h * w)
     return grid.reshape(b, h * w, c), position.astype(grid.dtype).reshape(-1, h * w, c), padding

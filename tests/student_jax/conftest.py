@@ -57,7 +57,7 @@ def tiny_model():
 def train_settings(triplets, tiny_model):
     """A run of 12 steps with three checkpoints, all but its workdir."""
     return {
-        "data": triplets,
+        "data": (str(triplets),),
         "model": tiny_model,
         "steps": 12,
         "batch_size": 4,
