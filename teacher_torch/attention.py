@@ -1,15 +1,20 @@
 """The attention processor that records content queries and style keys and values and injects them.
 
-One UNet call may hold rows of three kinds, in this order: contents, styles, stylised. At an
-injected layer, content and style rows attend to themselves as always while their query (content)
-or key and value (style) are kept; stylised rows then compute (Chung et al., 2024, eq. 7 to 9)
+The rows of one step of joint sampling are contents, styles and stylised pictures, in this order.
+At an injected layer, content and style rows attend to themselves as always while their query
+(content) or key and value (style) are kept; stylised rows then compute (Chung et al., 2024,
+eq. 7 to 9)
 
     softmax(T / sqrt(d) * (gamma * q_content + (1 - gamma) * q_stylised) k_style^T) v_style
 
-What was kept stays until the next call overwrites it, so pictures of different sizes, which cannot
-share a call, go through three calls of one step with the same effect.
+The rows may go through the network in one call or in several: what was kept stays until the end of
+the step. So a step of a large grid fits a small memory without computing any row twice, and so can
+pictures of different sizes be combined, which cannot share a call.
 """
 
+import itertools
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +27,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Rows:
-    """What the rows of the next UNet call are."""
+    """What the rows of one UNet call are."""
 
     contents: int = 0
     """Content rows, which come first."""
@@ -33,9 +38,46 @@ class Rows:
     stylised_per_style: tuple[int, ...] = ()
     """How many stylised rows each style has."""
 
+    @property
+    def stylised(self) -> int:
+        """Stylised rows."""
+        return sum(self.stylised_per_style)
+
+
+def cut(rows: int, rows_per_call: int) -> list[int]:
+    """Sizes of the fewest calls of at most `rows_per_call` rows; they differ by one at most."""
+    calls = math.ceil(rows / rows_per_call)
+    return [rows * (k + 1) // calls - rows * k // calls for k in range(calls)]
+
+
+def plan_calls(
+    contents: int,
+    styles: int,
+    pairs: Int[Tensor, "p 2"],
+    rows_per_call: int,
+    device: torch.device,
+) -> Iterator[Rows]:
+    """Cut contents, styles and `pairs` (content, style; sorted by style) into UNet calls."""
+    own = contents + styles
+    start = 0
+    for size in cut(own + len(pairs), rows_per_call):
+        stop = start + size
+        here = pairs[max(0, start - own) : max(0, stop - own)]
+        yield Rows(
+            contents=max(0, min(stop, contents) - start),
+            styles=max(0, min(stop, own) - max(start, contents)),
+            stylised_contents=here[:, 0].to(device),
+            stylised_per_style=tuple(torch.bincount(here[:, 1]).tolist()),
+        )
+        start = stop
+
 
 class StyleInjection:
-    """The injection over all chosen layers of one UNet; a context manager that installs it."""
+    """The injection over all chosen layers of one UNet.
+
+    A context manager: on entry it replaces the layers' processors, on exit it puts them back and
+    forgets the kept features, so one block is one step of sampling.
+    """
 
     def __init__(
         self, unet: UNet2DConditionModel, layers: tuple[int, ...], gamma: float, temperature: float
@@ -45,15 +87,20 @@ class StyleInjection:
         self._attentions = [
             unet.up_blocks[i // 3].attentions[i % 3].transformer_blocks[0].attn1 for i in layers
         ]
+        self._processors = [StyleInjectionProcessor(self) for _ in layers]
 
     def __enter__(self) -> "StyleInjection":
         self._previous = [attention.processor for attention in self._attentions]
-        for attention in self._attentions:
-            attention.set_processor(StyleInjectionProcessor(self))
+        self._set_processors(self._processors)
         return self
 
     def __exit__(self, *_) -> None:
-        for attention, processor in zip(self._attentions, self._previous, strict=True):
+        self._set_processors(self._previous)
+        for processor in self._processors:
+            processor.drop()
+
+    def _set_processors(self, processors: list) -> None:
+        for attention, processor in zip(self._attentions, processors, strict=True):
             attention.set_processor(processor)
 
 
@@ -62,8 +109,14 @@ class StyleInjectionProcessor:
 
     def __init__(self, injection: StyleInjection):
         self.injection = injection
+        self.drop()
+
+    def drop(self) -> None:
+        """Forget the kept features."""
         self.content_query = self.style_key = self.style_value = None
 
+    # Compiled, every new grouping of the rows would be another program.
+    @torch.compiler.disable
     def __call__(
         self,
         attn: Attention,
@@ -88,10 +141,11 @@ class StyleInjectionProcessor:
             )
             outputs.append(_attend(attn, query[:own], key, value, 1.0))
             if rows.contents:
-                self.content_query = query[: rows.contents]
+                self.content_query = _append(self.content_query, query[: rows.contents])
             if rows.styles:
-                self.style_key, self.style_value = key[rows.contents :], value[rows.contents :]
-        if rows.stylised_contents is not None:
+                self.style_key = _append(self.style_key, key[rows.contents :])
+                self.style_value = _append(self.style_value, value[rows.contents :])
+        if rows.stylised:
             outputs.append(self._inject(attn, query[own:], rows))
         output = torch.cat(outputs).transpose(1, 2).flatten(2)
         return attn.to_out[1](attn.to_out[0](output))
@@ -102,14 +156,22 @@ class StyleInjectionProcessor:
         gamma = self.injection.gamma
         query = gamma * self.content_query[rows.stylised_contents] + (1 - gamma) * query
         outputs = []
-        for style, group in enumerate(query.split(rows.stylised_per_style)):
+        ends = itertools.accumulate(rows.stylised_per_style)
+        for style, (count, end) in enumerate(zip(rows.stylised_per_style, ends, strict=True)):
+            if count == 0:
+                continue
             # All pictures of one style share its key and value: folded into the query's tokens,
             # they are one attention and nothing is copied per picture.
-            folded = group.transpose(0, 1).flatten(1, 2)[None]
+            folded = query[end - count : end].transpose(0, 1).flatten(1, 2)[None]
             key, value = self.style_key[style : style + 1], self.style_value[style : style + 1]
             output = _attend(attn, folded, key, value, self.injection.temperature)
-            outputs.append(output[0].unflatten(1, (len(group), -1)).transpose(0, 1))
+            outputs.append(output[0].unflatten(1, (count, -1)).transpose(0, 1))
         return torch.cat(outputs)
+
+
+def _append(kept: Tensor | None, new: Tensor) -> Tensor:
+    # A copy, because a view would keep the features of all rows of the call in memory.
+    return new.clone() if kept is None else torch.cat([kept, new])
 
 
 def _attend(

@@ -1,13 +1,15 @@
 """StyleID: training-free style transfer with a pre-trained latent diffusion model."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import chain, islice
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from teacher_torch.attention import Rows, StyleInjection
+from teacher_torch.attention import Rows, StyleInjection, cut, plan_calls
 from teacher_torch.config import StyleIDConfig
 from teacher_torch.ddim import DDIMSchedule, adain
 
@@ -27,6 +29,10 @@ class Inversion:
         """One of the pictures, as a batch."""
         return Inversion(self.latents[:, index, None])
 
+    def to(self, device: str | torch.device) -> "Inversion":
+        """The same on another device."""
+        return Inversion(self.latents.to(device))
+
     @staticmethod
     def cat(inversions: list["Inversion"]) -> "Inversion":
         """Several batches of pictures of one size as one."""
@@ -36,12 +42,10 @@ class Inversion:
 class StyleID:
     """The teacher (Chung et al., "Style Injection in Diffusion", CVPR 2024).
 
-    Each content and style picture is inverted once; any grid of pairs is then sampled jointly: one
-    UNet call a step holds the content rows, the style rows and the stylised rows, and the latter
-    read queries, keys and values of the former inside the same call. Nothing but latents is kept.
+    Each content and style picture is inverted once; any grid of pairs is then sampled jointly: the
+    UNet rows of a step are the contents, the styles and the stylised pictures, and the latter read
+    queries, keys and values of the former as they pass. Nothing but latents outlives a step.
     """
-
-    DECODE_SLICE = 4  # pictures: bounds the autoencoder's memory, which dwarfs the UNet's
 
     def __init__(
         self,
@@ -50,11 +54,24 @@ class StyleID:
         scheduler,
         null_text_embedding: Float[Tensor, "1 n d"],
         config: StyleIDConfig | None = None,
+        rows_per_call: int = 64,
     ):
-        """`scheduler` is any diffusers scheduler of the model: its noise schedule and prediction
-        type are read, its own stepping is not used."""
+        """
+        Args:
+            unet: the denoising network.
+            vae: the autoencoder.
+            scheduler: any diffusers scheduler of the model: its noise schedule and prediction
+                type are read, its own stepping is not used.
+            null_text_embedding: the condition of every UNet row.
+            config: the method's settings.
+            rows_per_call: most rows of one UNet call, which bound the memory. The same rows in
+                other calls give the same pictures but for rounding.
+        """
         self.unet, self.vae = unet, vae
         self.config = config or StyleIDConfig()
+        self.rows_per_call = rows_per_call
+        self.after_call: Callable[[int], None] = lambda rows: None
+        """Called with the number of rows after each UNet call, to follow the progress."""
         self.null_text_embedding = null_text_embedding.to(unet.device, unet.dtype)
         self.schedule = DDIMSchedule.from_scheduler(
             scheduler, self.config.num_steps, self.config.convention
@@ -67,15 +84,18 @@ class StyleID:
     def encode(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h8 w8"]:
         """Pictures in [-1, 1] -> scaled float32 latents: the mode of the posterior."""
         images = images.to(self.vae.device, self.vae.dtype)
-        latents = [self.vae.encode(x).latent_dist.mode() for x in images.split(self.DECODE_SLICE)]
+        latents = [self.vae.encode(x).latent_dist.mode() for x in images.split(1)]
         return torch.cat(latents).float() * self.vae.config.scaling_factor
 
     @torch.inference_mode()
     def decode(self, latents: Float[Tensor, "b c h8 w8"]) -> Float[Tensor, "b 3 h w"]:
-        """Scaled latents -> float32 pictures in about [-1, 1], not clipped."""
+        """Scaled latents -> float32 pictures in about [-1, 1], not clipped.
+
+        One at a time: a picture takes the autoencoder more memory than a row takes the UNet, and
+        larger batches are no faster.
+        """
         latents = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
-        images = [self.vae.decode(z).sample for z in latents.split(self.DECODE_SLICE)]
-        return torch.cat(images).float()
+        return torch.cat([self.vae.decode(z).sample.float() for z in latents.split(1)])
 
     @torch.inference_mode()
     def invert(self, images: Float[Tensor, "b 3 h w"]) -> Inversion:
@@ -90,7 +110,7 @@ class StyleID:
         trajectory = [self.encode(images)]
         levels = self.schedule.inversion_levels
         for i, timestep in enumerate(self.schedule.timesteps):
-            output = self._predict(trajectory[-1], timestep)
+            output = self._predict_in_calls(trajectory[-1], timestep)
             latents, _ = self.schedule.step(trajectory[-1], output, levels[i], levels[i + 1])
             trajectory.append(latents)
         return Inversion(torch.stack(trajectory))
@@ -135,39 +155,52 @@ class StyleID:
         """Joint sampling of pairs (index of the content, index of the style); final latents."""
         order = torch.argsort(pairs[:, 1], stable=True)
         pairs = pairs[order]
-        per_style = tuple(torch.bincount(pairs[:, 1], minlength=len(style)).tolist())
+        contents, styles = len(content), len(style)
+        limits = (self.rows_per_call, self.unet.device)
+        if content.latents.shape[3:] == style.latents.shape[3:]:
+            calls = list(plan_calls(contents, styles, pairs, *limits))
+        else:  # pictures of different sizes cannot share a call
+            calls = list(plan_calls(0, styles, pairs[:0], *limits))
+            calls += plan_calls(contents, 0, pairs, *limits)
         schedule, levels = self.schedule, self.schedule.sampling_levels
         latents = self.initial_latents(content, style, pairs)
         for i in range(schedule.sampling_start, -1, -1):
             timestep = schedule.timesteps[i]
             if self.config.inject_attention:
-                stylised = Rows(stylised_contents=pairs[:, 0], stylised_per_style=per_style)
                 output = self._predict_injected(
-                    content.latents[i], style.latents[i], latents, stylised, timestep
+                    content.latents[i], style.latents[i], latents, calls, timestep
                 )
             else:
-                output = self._predict(latents, timestep)
+                output = self._predict_in_calls(latents, timestep)
             latents, x0 = schedule.step(latents, output, levels[i + 1], levels[i])
         return (x0 if schedule.decodes_x0 else latents)[torch.argsort(order)]
 
     def _predict_injected(
-        self, content: Tensor, style: Tensor, latents: Tensor, stylised: Rows, timestep: int
+        self, content: Tensor, style: Tensor, latents: Tensor, calls: list[Rows], timestep: int
     ) -> Tensor:
-        b, s = len(content), len(style)
+        """The UNet's output for the stylised rows, which follow the others in `calls`."""
+        sources = (iter(content), iter(style), iter(latents))
+        outputs = []
         with self._injection as injection:
-            if content.shape[2:] == style.shape[2:]:
-                injection.rows = replace(stylised, contents=b, styles=s)
-                return self._predict(torch.cat([content, style, latents]), timestep)[b + s :]
-            injection.rows = Rows(contents=b)
-            self._predict(content, timestep)
-            injection.rows = Rows(styles=s)
-            self._predict(style, timestep)
-            injection.rows = stylised
-            return self._predict(latents, timestep)
+            for rows in calls:
+                counts = (rows.contents, rows.styles, rows.stylised)
+                taken = [islice(source, n) for source, n in zip(sources, counts, strict=True)]
+                injection.rows = rows
+                output = self._predict(torch.stack(list(chain(*taken))), timestep)
+                if rows.stylised:
+                    outputs.append(output[-rows.stylised :])
+        return torch.cat(outputs)
+
+    def _predict_in_calls(self, latents: Float[Tensor, "b c h w"], timestep: int) -> Tensor:
+        parts = latents.split(cut(len(latents), self.rows_per_call))
+        return torch.cat([self._predict(part, timestep) for part in parts])
 
     def _predict(self, latents: Float[Tensor, "b c h w"], timestep: int) -> Tensor:
-        return self.unet(
+        """One UNet call."""
+        output = self.unet(
             latents.to(self.unet.dtype),
             timestep,
             self.null_text_embedding.expand(len(latents), -1, -1),
         ).sample
+        self.after_call(len(latents))
+        return output

@@ -122,6 +122,8 @@ class TripletDataset:
         faults: list[str] = []
         for name in ("contents", "styles"):
             faults.extend(_faults(self._verify_images(name)))
+        for name, recorded in self.manifest.get("arrays", {}).items():
+            faults.extend(_faults(self._verify_array(name, recorded)))
         for shard in self.shards:
             faults.extend(_faults(self._verify_shard(shard)))
         faults.extend(_faults(self._verify_plan()))
@@ -174,6 +176,10 @@ class TripletDataset:
         self._load_ids(name)
         recorded = load_json(self.root / f"{name}.json").get("sha256")
         yield from _verify_sha256(self.root / f"{name}.npy", self._load_images(name), recorded)
+
+    def _verify_array(self, name: str, recorded: object) -> Iterator[str]:
+        path = self.root / f"{name}.npy"
+        yield from _verify_sha256(path, load_array(path), recorded)
 
     def _verify_shard(self, shard: int) -> Iterator[str]:
         folder = self.root / shard_name(shard)

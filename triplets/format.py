@@ -6,12 +6,14 @@
     pairs-00000/                one shard: a directory that appears under its name when whole
         stylised.npy            uint8 [k h w 3]
         index.npy               int32 [k 2]: row in contents, row in styles
-        shard.json              rows (k), sha256 of both arrays
+        shard.json              rows (k), sha256 of both arrays, remarks (optional)
+    NAME.npy                    further arrays that the manifest lists (optional)
 
 manifest.json must hold `format_version` (1), `image_size` ([h, w]), `num_contents`, `num_styles`
 and `num_pairs` (planned for the whole dataset). Optional: `shard_size` (pairs a shard; lets
 `TripletDataset.verify` name missing shards), `pairs_sha256` (of the planned int32 [num_pairs 2]
-array), `settings` (what decides the pixels) and `provenance` (where they came from).
+array), `settings` (what decides the pixels), `arrays` (names and sha256 of further arrays, of
+small letters and underscores) and `provenance` (where the pixels came from).
 
 A sha256 is that of an array's elements in C order, without the .npy header. All numbers are
 little-endian. Nothing is pickled, and no name in a JSON file is ever used as a path.
@@ -21,6 +23,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +36,7 @@ FORMAT_VERSION = 1
 
 _REQUIRED_COUNTS = ("num_contents", "num_styles", "num_pairs")
 _SHARD_NAME = re.compile(r"pairs-(\d{5,})")
+_ARRAY_NAME = re.compile(r"[a-z][a-z_]*")
 
 
 class DatasetError(InputError):
@@ -65,13 +69,16 @@ def array_sha256(array: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
 
 
-def load_array(path: Path, shape: tuple[int | None, ...], dtype: str) -> np.ndarray:
+def load_array(
+    path: Path, shape: tuple[int | None, ...] | None = None, dtype: str | None = None
+) -> np.ndarray:
     """Memory map an .npy file and check what it holds.
 
     Args:
         path: the file.
-        shape: the expected shape, None where any length will do.
-        dtype: the expected type of the elements, with its byte order: "uint8" or "<i4".
+        shape: the expected shape, None where any length will do; None for any shape.
+        dtype: the expected type of the elements, with its byte order, such as "uint8" or "<i4";
+            None for any.
 
     Raises:
         DatasetError: missing, unreadable, truncated, another shape or another dtype.
@@ -80,6 +87,10 @@ def load_array(path: Path, shape: tuple[int | None, ...], dtype: str) -> np.ndar
         array = np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError, EOFError) as error:
         raise DatasetError(f"{path}: {_reason(error)}") from error
+    if shape is None:
+        shape = array.shape
+    if dtype is None:
+        dtype = array.dtype.str
     fits = len(array.shape) == len(shape) and all(
         expected in (None, given) for given, expected in zip(array.shape, shape, strict=True)
     )
@@ -90,6 +101,16 @@ def load_array(path: Path, shape: tuple[int | None, ...], dtype: str) -> np.ndar
             f"got {array.dtype} {list(array.shape)}"
         )
     return array
+
+
+def check_array_names(names: Iterable[str]) -> None:
+    """Raise `DatasetError` unless all can be file names of further arrays."""
+    for name in names:
+        if not _ARRAY_NAME.fullmatch(name) or name in ("contents", "styles"):
+            raise DatasetError(
+                f"array name {name!r}: expected small letters and underscores, and neither "
+                '"contents" nor "styles"'
+            )
 
 
 def encode_json(value: dict) -> bytes:
@@ -135,6 +156,9 @@ def load_manifest(root: Path) -> dict:
     for key in _REQUIRED_COUNTS:
         if not _is_count(manifest.get(key)):
             raise DatasetError(f"{path}: {key} must be a positive whole number")
+    if not isinstance(manifest.get("arrays", {}), dict):
+        raise DatasetError(f"{path}: arrays must be an object of names and sha256")
+    check_array_names(manifest.get("arrays", {}))
     if "shard_size" in manifest and not _is_count(manifest["shard_size"]):
         raise DatasetError(f"{path}: shard_size must be a positive whole number")
     return manifest

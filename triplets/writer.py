@@ -19,6 +19,7 @@ from triplets.format import (
     FORMAT_VERSION,
     DatasetError,
     array_sha256,
+    check_array_names,
     encode_json,
     list_shards,
     load_array,
@@ -40,10 +41,10 @@ class TripletWriter:
     was killed is continued by making the same writer again: finished shards are kept, and the
     folder ends up byte for byte the same as without the interruption.
 
-    Several processes may fill one folder: rank r of world_size writes the shards s with
-    s % world_size == r, and the shared files belong to whichever rank comes first. Each rank
-    must run once; a second process with the same rank takes over from the first, which then
-    fails at its next write.
+    Several processes may fill one folder: each rank writes a run of consecutive shards, as
+    consecutive pairs share pictures, and the shared files belong to whichever rank comes first.
+    Each rank must run once; a second process with the same rank takes over from the first, which
+    then fails at its next write.
 
     Args:
         root: the dataset folder; created, or continued.
@@ -52,9 +53,13 @@ class TripletWriter:
         pairs: the plan, integers [p 2]: row in contents, row in styles.
         settings: what decides the pixels (teacher, weights, seed...), as JSON. Continuing with
             other settings is refused.
+        defaults: settings that the first start decides: it records these values, and later ones
+            take over what is recorded. Attribute `settings` holds what counts.
         provenance: where the pixels came from (library versions, source folders...), as JSON.
             Recorded at the start; continuing with another one only warns, because the settings
             and the checksums of the pictures decide the result.
+        arrays: further arrays that belong to the settings, kept as NAME.npy; names of small
+            letters and underscores.
         shard_size: pairs a shard.
         rank: number of this process, from 0.
         world_size: number of processes.
@@ -73,7 +78,9 @@ class TripletWriter:
         styles: ImageSet,
         pairs: np.ndarray,
         settings: Mapping | None = None,
+        defaults: Mapping | None = None,
         provenance: Mapping | None = None,
+        arrays: Mapping[str, np.ndarray] | None = None,
         shard_size: int = 32,
         rank: int = 0,
         world_size: int = 1,
@@ -103,11 +110,17 @@ class TripletWriter:
             "num_pairs": len(self.pairs),
             "shard_size": shard_size,
             "pairs_sha256": array_sha256(self.pairs),
-            "settings": _as_json("settings", settings or {}),
+            "settings": _as_json("settings", {**(settings or {}), **(defaults or {})}),
             "provenance": _as_json("provenance", provenance or {}),
         }
+        arrays = arrays or {}
+        if arrays:
+            manifest["arrays"] = {name: array_sha256(array) for name, array in arrays.items()}
+            check_array_names(manifest["arrays"])
         self._open_root()
-        self._publish_manifest(manifest)
+        self._publish_manifest(manifest, defaults or {})
+        for name, array in arrays.items():
+            self._publish_array(name, array, manifest["arrays"][name])
         self._publish_images("contents", contents)
         self._publish_images("styles", styles)
 
@@ -122,18 +135,23 @@ class TripletWriter:
 
     def missing_shards(self) -> list[int]:
         """The shards that this rank has still to write, in order."""
-        return [s for s in self._unfinished() if s % self.world_size == self.rank]
+        return [s for s in self.unfinished_shards() if self._rank_of(s) == self.rank]
+
+    def unfinished_shards(self) -> list[int]:
+        """The shards of all ranks that are not in place yet, in order."""
+        return sorted(set(range(self.num_shards)) - set(list_shards(self.root)))
 
     def finished(self) -> bool:
         """Whether every shard of the plan, of all ranks, is in place."""
-        return not self._unfinished()
+        return not self.unfinished_shards()
 
-    def write_shard(self, shard: int, stylised: np.ndarray) -> None:
+    def write_shard(self, shard: int, stylised: np.ndarray, remarks: Mapping | None = None) -> None:
         """Write one missing shard.
 
         Args:
             shard: its number, one of `missing_shards()`.
             stylised: uint8 [k h w 3], in the order of `shard_pairs(shard)`.
+            remarks: what was out of the ordinary with this shard, as JSON.
 
         Raises:
             DatasetError: not a missing shard of this rank, or another shape or dtype.
@@ -142,7 +160,7 @@ class TripletWriter:
         if shard not in self.missing_shards():
             raise DatasetError(
                 f"shard {shard} is not missing here: rank {self.rank} of {self.world_size} writes "
-                f"every {self.world_size}th of {self.num_shards} shards once"
+                "each of its shards once"
             )
         index = self.shard_pairs(shard)
         expected = (len(index), *self._image_shape)
@@ -153,18 +171,21 @@ class TripletWriter:
             )
         name = shard_name(shard)
         sha256 = {"stylised": array_sha256(stylised), "index": array_sha256(index)}
+        description = {"rows": len(index), "sha256": sha256}
+        if remarks:
+            description["remarks"] = _as_json("remarks", remarks)
         with self._staging(name) as staging:
             folder = staging / name
             folder.mkdir()
             _save_array(folder / "stylised.npy", stylised)
             _save_array(folder / "index.npy", index)
-            _save_json(folder / "shard.json", {"rows": len(index), "sha256": sha256})
+            _save_json(folder / "shard.json", description)
             sync_folder(folder)
             os.rename(folder, self.root / name)
             sync_folder(self.root)
 
-    def _unfinished(self) -> list[int]:
-        return sorted(set(range(self.num_shards)) - set(list_shards(self.root)))
+    def _rank_of(self, shard: int) -> int:
+        return shard * self.world_size // self.num_shards
 
     def _open_root(self) -> None:
         """Create the folder, or remove what an earlier run of this rank left unfinished."""
@@ -188,13 +209,17 @@ class TripletWriter:
                     os.rename(self.root / name, swept)
                 shutil.rmtree(swept, ignore_errors=True)
 
-    def _publish_manifest(self, manifest: dict) -> None:
+    def _publish_manifest(self, manifest: dict, defaults: Mapping) -> None:
         path = self.root / "manifest.json"
         if not path.exists():
             with self._staging(path.name) as staging:
                 _save_json(staging / path.name, manifest)
                 self._publish_file(staging / path.name)
         stored = load_manifest(self.root)
+        recorded = stored.get("settings")
+        if isinstance(recorded, dict):
+            manifest["settings"] |= {key: recorded[key] for key in defaults if key in recorded}
+        self.settings = manifest["settings"]
         stored_provenance, provenance = stored.pop("provenance", {}), manifest.pop("provenance")
         # The settings first: another seed says more than another checksum of the pairs.
         difference = _first_difference(
@@ -211,24 +236,28 @@ class TripletWriter:
                 f"{str(self.root)!r} was started elsewhere: {difference}; continuing", stacklevel=3
             )
 
+    def _publish_array(self, name: str, array: np.ndarray, sha256: str) -> None:
+        path = self.root / f"{name}.npy"
+        if not path.exists():
+            with self._staging(path.name) as staging:
+                _save_array(staging / path.name, array)
+                self._publish_file(staging / path.name)
+        stored = load_array(path, array.shape, array.dtype.str)
+        if array_sha256(stored) != sha256:
+            raise DatasetError(
+                f"{path} holds other values than the given {name}; "
+                "use the same ones, or another folder"
+            )
+
     def _publish_images(self, name: str, image_set: ImageSet) -> None:
-        array_path, json_path = self.root / f"{name}.npy", self.root / f"{name}.json"
+        json_path = self.root / f"{name}.json"
         sha256 = array_sha256(image_set.images)
         description = {
             "ids": list(image_set.ids),
             "original_sizes": [list(size) for size in image_set.original_sizes],
             "sha256": sha256,
         }
-        if not array_path.exists():
-            with self._staging(array_path.name) as staging:
-                _save_array(staging / array_path.name, image_set.images)
-                self._publish_file(staging / array_path.name)
-        stored = load_array(array_path, image_set.images.shape, "uint8")
-        if array_sha256(stored) != sha256:
-            raise DatasetError(
-                f"{array_path} holds other pictures than the given {name}; "
-                "use the same pictures, or another folder"
-            )
+        self._publish_array(name, image_set.images, sha256)
         if not json_path.exists():
             with self._staging(json_path.name) as staging:
                 _save_json(staging / json_path.name, description)

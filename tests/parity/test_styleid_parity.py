@@ -111,11 +111,9 @@ def test_recorded_features(model):
     """The queries, keys and values that the injection keeps are the port's."""
     expected = load("port_default")
     teacher = StyleID(*model, StyleIDConfig(**PORT))
-    with torch.inference_mode(), StyleInjection(model[0], (7, 11), 0.75, 1.5) as injection:
-        for i, timestep in ((0, 1), (9, 901)):
-            latents = [
-                torch.from_numpy(expected[f"{x}_traj"][i : i + 1]) for x in ("content", "style")
-            ]
+    for i, timestep in ((0, 1), (9, 901)):
+        latents = [torch.from_numpy(expected[f"{x}_traj"][i : i + 1]) for x in ("content", "style")]
+        with torch.inference_mode(), StyleInjection(model[0], (7, 11), 0.75, 1.5) as injection:
             injection.rows = Rows(contents=1, styles=1)
             teacher._predict(torch.cat(latents), timestep)
             for layer, attention in zip((7, 11), injection._attentions, strict=True):

@@ -25,6 +25,7 @@ def model_folder(tmp_path_factory):
         block_out_channels=(8, 8, 8, 8),
         layers_per_block=1,
         norm_num_groups=4,
+        force_upcast=False,
     )
     scheduler = DDIMScheduler(
         beta_start=0.00085,

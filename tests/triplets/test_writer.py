@@ -77,9 +77,10 @@ def test_missing_shards_shrink_until_finished(tmp_path):
 
 def test_ranks_share_the_shards_among_them(tmp_path):
     writers = [make_writer(tmp_path / "data", rank=rank, world_size=2) for rank in (0, 1)]
-    assert [writer.missing_shards() for writer in writers] == [[0, 2], [1]]
-    with pytest.raises(DatasetError, match="shard 1 is not missing here: rank 0 of 2"):
-        writers[0].write_shard(1, small_dump.stylise(PAIRS[5:10]))
+    # Consecutive shards, because consecutive pairs share pictures.
+    assert [writer.missing_shards() for writer in writers] == [[0, 1], [2]]
+    with pytest.raises(DatasetError, match="shard 2 is not missing here: rank 0 of 2"):
+        writers[0].write_shard(2, small_dump.stylise(PAIRS[10:]))
     dump(tmp_path / "data", rank=0, world_size=2)
     assert writers[0].missing_shards() == []
     assert not writers[0].finished()
@@ -148,7 +149,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
         ({"pairs": PAIRS[:-1]}, "num_pairs is 12 there, now 11"),
         ({"pairs": PAIRS[::-1]}, "pairs_sha256 is"),
         ({"styles": image_set(5, seed=2)}, "num_styles is 4 there, now 5"),
-        ({"styles": image_set(4, seed=3)}, "styles.npy holds other pictures than the given styles"),
+        ({"styles": image_set(4, seed=3)}, "styles.npy holds other values than the given styles"),
         (
             {"contents": ImageSet(CONTENTS.images, ["x", "y", "z"], CONTENTS.original_sizes)},
             r"contents.json describes other pictures.*: ids\[0\] is '1/0.png' there, now 'x'",
@@ -161,6 +162,60 @@ def test_other_settings_are_refused_by_name(tmp_path, changes, difference):
     with pytest.raises(DatasetError, match=difference):
         make_writer(tmp_path / "data", **changes)
     assert tree(tmp_path / "data") == before
+
+
+def test_ranks_have_equal_shares_and_every_shard_has_one(tmp_path):
+    for world_size in range(1, 14):
+        writers = [
+            make_writer(tmp_path / "data", shard_size=1, rank=rank, world_size=world_size)
+            for rank in range(world_size)
+        ]
+        shares = [writer.missing_shards() for writer in writers]
+        assert [shard for share in shares for shard in share] == list(range(12))
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_defaults_are_what_the_first_start_recorded(tmp_path):
+    first = make_writer(tmp_path / "data", defaults={"rows_per_call": 64})
+    assert first.settings == SETTINGS | {"rows_per_call": 64}
+    before = tree(tmp_path / "data")
+    assert make_writer(tmp_path / "data", defaults={"rows_per_call": 16}).settings == first.settings
+    assert tree(tmp_path / "data") == before
+    with pytest.raises(DatasetError, match=r"settings.rows_per_call is 64 there, now not set"):
+        make_writer(tmp_path / "data")
+
+
+def test_further_arrays(tmp_path):
+    embedding = np.arange(6, dtype=np.float32).reshape(1, 2, 3)
+    root = make_writer(tmp_path / "data", arrays={"null_text": embedding}).root
+    dump(root, arrays={"null_text": embedding})
+    np.testing.assert_array_equal(np.load(root / "null_text.npy", allow_pickle=False), embedding)
+    assert TripletDataset(root).verify() == []
+    with pytest.raises(DatasetError, match=r"arrays.null_text is '\w+' there, now '\w+'"):
+        make_writer(root, arrays={"null_text": embedding + 1})
+    np.save(root / "null_text.npy", embedding + 1)
+    (fault,) = TripletDataset(root).verify()
+    assert "null_text.npy: its sha256 is" in fault
+    with pytest.raises(DatasetError, match=r"null_text\.npy holds other values than the given"):
+        make_writer(root, arrays={"null_text": embedding})
+
+
+@pytest.mark.parametrize("name", ["../evil", "contents", "", "a.b", "A"])
+def test_names_of_further_arrays(tmp_path, name):
+    with pytest.raises(DatasetError, match="expected small letters and underscores"):
+        make_writer(tmp_path / "data", arrays={name: np.zeros(1)})
+    root = make_writer(tmp_path / "data").root
+    manifest = json.loads((root / "manifest.json").read_text())
+    (root / "manifest.json").write_text(json.dumps(manifest | {"arrays": {name: "0" * 64}}))
+    with pytest.raises(DatasetError, match="expected small letters and underscores"):
+        TripletDataset(root)
+
+
+def test_remarks_on_a_shard(tmp_path):
+    writer = make_writer(tmp_path / "data")
+    writer.write_shard(0, small_dump.stylise(PAIRS[:5]), remarks={"rows_per_call": 8})
+    description = json.loads((tmp_path / "data" / "pairs-00000" / "shard.json").read_text())
+    assert description["remarks"] == {"rows_per_call": 8}
 
 
 def test_another_provenance_only_warns(tmp_path):

@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+from small_dump import dump, make_writer, stylise
+
+from triplets import ImageSet, InputError, TripletDataset, TripletWriter, read_image
+from triplets.preview import PreviewConfig, describe, evenly_spaced, preview, triplet_sheet
+from triplets.sheet import GAP
+
+
+def test_figures_and_sheet_of_an_unfinished_dump(tmp_path, capsys):
+    writer = make_writer(tmp_path / "data")
+    writer.write_shard(0, stylise(writer.shard_pairs(0)))
+    preview(PreviewConfig(tmp_path / "data", triplets=4))
+    out = capsys.readouterr().out
+    assert "5 of 12 planned triplets, 6 x 8 px, of 3 contents and 4 styles" in out
+    assert "triplets of a content: 0 to 4" in out
+    sheet = read_image(tmp_path / "data" / "preview.png")
+    assert sheet.shape[1] == 6 * (8 + GAP) + GAP  # two triplets in a row
+
+
+def test_figures_of_flat_colours(tmp_path):
+    def flat(*colour):
+        return ImageSet(np.full((1, 4, 4, 3), colour, np.uint8), [str(colour)], [(4, 4)])
+
+    content, style = flat(100, 0, 0), flat(100, 40, 30)
+    writer = TripletWriter(
+        tmp_path / "data", contents=content, styles=style, pairs=np.zeros((1, 2), int)
+    )
+    writer.write_shard(0, flat(100, 40, 33).images)
+    text = describe(TripletDataset(writer.root))
+    assert "contents are 50.0 from their styles, stylised pictures 3.0" in text
+    assert "change: 24.3 grey levels" in text  # (40 + 33) / 3
+    assert "stylised   100.0 ( 0.0)   40.0 ( 0.0)   33.0 ( 0.0)" in text
+    assert "1 stylised pictures show nothing, such as triplet 0" in text
+
+
+def test_large_pictures_are_reduced(tmp_path):
+    dataset = TripletDataset(dump(tmp_path / "data").root)
+    captions_and_cells = triplet_sheet(dataset, 1, cell=4)
+    assert captions_and_cells.shape[1] == 3 * (4 + GAP) + GAP
+
+
+def test_evenly_spaced_places():
+    assert evenly_spaced(10, 4).tolist() == [0, 2, 5, 7]
+    assert evenly_spaced(3, 8).tolist() == [0, 1, 2]
+
+
+def test_counts_below_one(tmp_path):
+    with pytest.raises(InputError, match="--cell 0: expected at least 1"):
+        PreviewConfig(tmp_path, cell=0)

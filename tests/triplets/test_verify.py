@@ -1,0 +1,40 @@
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from small_dump import dump, make_writer, stylise
+
+from triplets import DatasetError
+from triplets.verify import VerifyConfig, verify
+
+
+def test_a_whole_dataset(tmp_path, capsys):
+    dump(tmp_path / "data")
+    verify(VerifyConfig(tmp_path / "data"))
+    assert capsys.readouterr().out.startswith("12 triplets, all that were planned")
+
+
+def test_missing_and_damaged_shards_are_named(tmp_path, capsys):
+    root = dump(tmp_path / "data").root
+    shutil.rmtree(root / "pairs-00001")
+    array = np.load(root / "pairs-00000" / "stylised.npy", mmap_mode="r+")
+    array[0, 0, 0, 0] ^= 1
+    array.flush()
+    with pytest.raises(DatasetError, match="3 faults, named above"):
+        verify(VerifyConfig(root))
+    out = capsys.readouterr().out
+    assert "pairs-00001 is missing: run the command" in out
+    assert "pairs-00000/stylised.npy: its sha256 is" in out
+    assert "7 of 12 planned pairs are there" in out
+
+
+def test_command_fails_for_an_unfinished_dump(tmp_path):
+    writer = make_writer(tmp_path / "data")
+    writer.write_shard(0, stylise(writer.shard_pairs(0)))
+    command = [sys.executable, "scripts/dump_teacher.py", "verify", str(tmp_path / "data")]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "pairs-00001 and 1 more shards are missing" in result.stdout
+    assert result.stderr.startswith("error: ") and "2 faults" in result.stderr

@@ -1,0 +1,172 @@
+"""The command that makes a triplet dataset of pictures which another tool stylised."""
+
+import csv
+import hashlib
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+
+from triplets.errors import InputError
+from triplets.images import DecodedImage, ImageError, crop_and_resize, decode_image
+from triplets.sources import ImageFolder, ImageSet
+from triplets.writer import TripletWriter
+
+KINDS = ("content", "style", "stylised")
+
+
+@dataclass(frozen=True)
+class ImportConfig:
+    """Make a dataset of three folders with matching names, or of a CSV file that names pictures."""
+
+    out: Path
+    """Folder of the dataset; an import that was interrupted continues."""
+    content: Path | None = None
+    """Folder of content pictures."""
+    style: Path | None = None
+    """Folder of style pictures; one of the same name, suffix aside, for each content."""
+    stylised: Path | None = None
+    """Folder of stylised pictures, of the same names."""
+    csv: Path | None = None
+    """Instead of the folders: columns content, style and stylised hold paths relative to the file.
+    Contents and styles that several rows name are stored once."""
+    size: int | None = None
+    """Side of the pictures in pixels, which are cropped to squares; by default the shorter side of
+    the first stylised picture."""
+    shard_size: int = 64
+    """Triplets a shard."""
+
+    def __post_init__(self):
+        folders = (self.content, self.style, self.stylised)
+        if (self.csv is None) == (None in folders) or (self.csv is not None and any(folders)):
+            raise InputError(
+                "give either --csv, or the three folders --content, --style and --stylised."
+            )
+        if self.size is not None and self.size < 1:
+            raise InputError(f"--size {self.size}: expected at least 1.")
+
+
+class Picture(NamedTuple):
+    """A picture file and the id that it has in the dataset."""
+
+    path: Path
+    id: str
+
+
+def import_pictures(config: ImportConfig) -> None:
+    """Write the dataset, or what is left of it; see `ImportConfig`.
+
+    Raises:
+        InputError: names that do not match, a picture that cannot be read, or a folder that holds
+            something else.
+        OSError: the disk is full and so on; finished shards are kept.
+    """
+    rows = _rows_of_csv(config.csv) if config.csv else _rows_of_folders(config)
+    size = config.size or min(_decode(rows[0][2]).original_size)
+    contents, styles = (list(dict.fromkeys(column)) for column in list(zip(*rows, strict=True))[:2])
+    places = [{picture: i for i, picture in enumerate(kind)} for kind in (contents, styles)]
+    stylised = [row[2] for row in rows]
+    writer = TripletWriter(
+        config.out,
+        contents=_image_set(contents, size),
+        styles=_image_set(styles, size),
+        pairs=np.array([[places[0][content], places[1][style]] for content, style, _ in rows]),
+        settings={"imported": True, "stylised_sha256": _files_sha256(stylised)},
+        provenance={
+            name: str(value) for name in (*KINDS, "csv") if (value := getattr(config, name))
+        },
+        shard_size=config.shard_size,
+    )
+    for shard in writer.missing_shards():
+        start = shard * config.shard_size
+        pictures = stylised[start : start + config.shard_size]
+        writer.write_shard(shard, _load(pictures, size)[0])
+    print(
+        f"{len(rows)} triplets of {len(contents)} contents and {len(styles)} styles, "
+        f"{size} x {size} px, are in {config.out}"
+    )
+
+
+def _rows_of_folders(config: ImportConfig) -> list[tuple[Picture, ...]]:
+    """Content, style and stylised picture of every name that the three folders share."""
+    folders = []
+    for kind in KINDS:
+        source = ImageFolder(getattr(config, kind))
+        pictures = {
+            PurePosixPath(name).with_suffix("").as_posix(): Picture(source.folder / name, name)
+            for name in source.ids
+        }
+        if len(pictures) < len(source.ids):
+            names = Counter(PurePosixPath(name).with_suffix("") for name in source.ids)
+            twice = names.most_common(1)[0][0].as_posix()
+            raise InputError(f"{source.folder}: several pictures are called {twice}.*; keep one.")
+        folders.append(pictures)
+    everywhere = sorted(set.intersection(*map(set, folders)))
+    for kind, pictures in zip(KINDS, folders, strict=True):
+        for name in sorted(pictures.keys() - set(everywhere)):
+            print(f"skipped {kind} {pictures[name].id}: not in all folders", file=sys.stderr)
+    if not everywhere:
+        raise InputError(
+            "the three folders share no names; expected such as content/7.jpg, style/7.jpg and "
+            "stylised/7.png."
+        )
+    return [tuple(pictures[name] for pictures in folders) for name in everywhere]
+
+
+def _rows_of_csv(path: Path) -> list[tuple[Picture, ...]]:
+    if not path.is_file():
+        raise InputError(f'--csv "{path}": no such file.')
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if not set(KINDS) <= set(reader.fieldnames or ()):
+            raise InputError(f"{path}: expected a header with the columns {', '.join(KINDS)}.")
+        rows = []
+        for line in reader:
+            names = [line[kind] for kind in KINDS]
+            if not all(names):
+                raise InputError(f"{path}, line {reader.line_num}: a column is empty.")
+            rows.append(tuple(Picture(path.parent / name, name) for name in names))
+    if not rows:
+        raise InputError(f"{path} names no triplets.")
+    return rows
+
+
+def _image_set(pictures: Sequence[Picture], size: int) -> ImageSet:
+    images, original_sizes = _load(pictures, size)
+    return ImageSet(images, [picture.id for picture in pictures], original_sizes)
+
+
+def _load(
+    pictures: Sequence[Picture], size: int
+) -> tuple[UInt8[np.ndarray, "n s s 3"], list[tuple[int, int]]]:
+    """Pictures, cropped and resized, and their original sizes."""
+    images = np.empty((len(pictures), size, size, 3), np.uint8)
+    original_sizes = []
+    for i, picture in enumerate(pictures):
+        decoded = _decode(picture)
+        images[i] = crop_and_resize(decoded.pixels, size)
+        original_sizes.append(decoded.original_size)
+    return images, original_sizes
+
+
+def _decode(picture: Picture) -> DecodedImage:
+    try:
+        return decode_image(picture.path)
+    except ImageError as error:
+        raise InputError(f"{error}; mend it, or leave its triplet out.") from error
+
+
+def _files_sha256(pictures: Sequence[Picture]) -> str:
+    """One hash over the bytes of the files, so that other pictures are not mixed in later."""
+    digest = hashlib.sha256()
+    for picture in pictures:
+        try:
+            digest.update(hashlib.sha256(picture.path.read_bytes()).digest())
+        except OSError as error:
+            raise InputError(f"{str(picture.path)!r}: {error.strerror}.") from error
+    return digest.hexdigest()

@@ -1,0 +1,118 @@
+"""The command that shows what is in a triplet dataset: figures, and a contact sheet."""
+
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float64, Int, UInt8
+from PIL import Image
+from tyro.conf import Positional
+
+from triplets.dataset import TripletDataset
+from triplets.errors import InputError
+from triplets.format import Triplet
+from triplets.images import write_image
+from triplets.sheet import contact_sheet
+
+PLAIN = 3.0
+"""Standard deviation, in grey levels, below which a picture shows nothing: a failed teacher."""
+
+
+@dataclass(frozen=True)
+class PreviewConfig:
+    """Print figures of a dataset and write a contact sheet of some of its triplets."""
+
+    root: Positional[Path]
+    """Folder of the dataset; it may be unfinished."""
+    out: Path | None = None
+    """Contact sheet, PNG or JPEG; by default preview.png in the dataset's folder."""
+    triplets: int = 12
+    """Triplets on the sheet, evenly spaced over the dataset."""
+    cell: int = 192
+    """Largest side of a picture on the sheet, in pixels."""
+    sample: int = 256
+    """Triplets that the figures of the pixels are taken from, evenly spaced."""
+
+    def __post_init__(self):
+        for name in ("triplets", "cell", "sample"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name} {getattr(self, name)}: expected at least 1.")
+
+
+def preview(config: PreviewConfig) -> None:
+    """Print the figures and write the sheet; see `PreviewConfig`.
+
+    Raises:
+        DatasetError: no dataset, or a damaged one.
+    """
+    dataset = TripletDataset(config.root)
+    out = config.out or config.root / "preview.png"
+    print(describe(dataset, config.sample))
+    write_image(out, triplet_sheet(dataset, config.triplets, config.cell))
+    print(f"contact sheet: {out}")
+
+
+def describe(dataset: TripletDataset, sample: int = 256) -> str:
+    """Counts, and figures of the pixels of `sample` triplets, in a few lines."""
+    manifest = dataset.manifest
+    height, width = manifest["image_size"]
+    files = [path for path in dataset.root.rglob("*") if path.is_file()]
+    lines = [
+        f"{len(dataset)} of {manifest['num_pairs']} planned triplets, {height} x {width} px, of "
+        f"{manifest['num_contents']} contents and {manifest['num_styles']} styles; "
+        f"{sum(path.stat().st_size for path in files) / 1e9:.2f} GB",
+    ]
+    for place, kind in enumerate(("content", "style")):
+        used = np.bincount(dataset.pairs[:, place], minlength=manifest[f"num_{kind}s"])
+        lines.append(f"triplets of a {kind}: {used.min()} to {used.max()}")
+
+    rows = evenly_spaced(len(dataset), sample)
+    figures = [_figures(dataset[row]) for row in rows]
+    means, deviations, changes = (np.stack(column) for column in zip(*figures, strict=True))
+    lines.append(f"pixels of {len(rows)} triplets, mean (standard deviation) of R, G, B:")
+    for place, kind in enumerate(("content", "style", "stylised")):
+        channels = zip(means[:, place].mean(0), deviations[:, place].mean(0), strict=True)
+        lines.append(f"  {kind:9}" + "".join(f"{m:7.1f} ({d:4.1f})" for m, d in channels))
+    to_style = np.linalg.norm(means - means[:, 1:2], axis=-1).mean(axis=0)
+    lines += [
+        f"colour: contents are {to_style[0]:.1f} from their styles, stylised pictures "
+        f"{to_style[2]:.1f} (distance of the mean colours)",
+        f"change: {changes.mean():.1f} grey levels a pixel from content to stylised",
+    ]
+    plain = rows[(deviations[:, 2] < PLAIN).all(axis=1)]
+    if len(plain):
+        lines.append(f"{len(plain)} stylised pictures show nothing, such as triplet {plain[0]}")
+    return "\n".join(lines)
+
+
+def triplet_sheet(dataset: TripletDataset, count: int, cell: int) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """Contact sheet of `count` evenly spaced triplets, two in a row."""
+    pictures = [
+        [_reduced(picture, cell) for picture in dataset[row][:3]]
+        for row in evenly_spaced(len(dataset), count)
+    ]
+    beside = min(2, len(pictures))
+    rows = [list(chain(*pictures[i : i + beside])) for i in range(0, len(pictures), beside)]
+    return contact_sheet(rows, ["content", "style", "stylised"] * beside)
+
+
+def evenly_spaced(length: int, count: int) -> Int[np.ndarray, " n"]:
+    """At most `count` places in a sequence, the first included."""
+    count = min(length, count)
+    return np.arange(count) * length // count
+
+
+def _figures(
+    triplet: Triplet,
+) -> tuple[Float64[np.ndarray, "3 3"], Float64[np.ndarray, "3 3"], np.float64]:
+    """Mean and standard deviation of each channel of the three pictures; how much changed."""
+    means = np.stack([picture.mean(axis=(0, 1)) for picture in triplet[:3]])
+    deviations = np.stack([picture.std(axis=(0, 1)) for picture in triplet[:3]])
+    return means, deviations, np.abs(triplet.stylised.astype(int) - triplet.content).mean()
+
+
+def _reduced(picture: UInt8[np.ndarray, "h w 3"], cell: int) -> UInt8[np.ndarray, "h2 w2 3"]:
+    reduced = Image.fromarray(picture)
+    reduced.thumbnail((cell, cell), Image.Resampling.LANCZOS)
+    return np.array(reduced)
