@@ -15,8 +15,9 @@ from tqdm import tqdm
 
 from teacher_torch.components import Components, load_components
 from teacher_torch.config import StyleIDConfig
-from teacher_torch.dump import best_device, to_model_range, to_uint8
+from teacher_torch.dump import best_device
 from teacher_torch.perceptual import LPIPS, VGG16, relative_gram_distance
+from teacher_torch.pixels import to_model_range, to_uint8
 from teacher_torch.styleid import Inversion, StyleID
 from triplets import crop_and_resize, grid_sheet, held_out_files, read_image, write_image
 from triplets.atomic import atomic_write
