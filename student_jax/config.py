@@ -157,9 +157,9 @@ class TrainConfig:
     features_crop: int | None = None
     """Side of the part of each crop of which features are compared; by default, and where it is
     larger, the whole, which takes a CPU several times longer than a small student itself."""
-    vgg19_weights: Path | None = None
-    """Safetensors file to use in place of the download: torchvision's names, such as
-    timm/vgg19.tv_in1k has them."""
+    vgg19_weights: str = "timm/vgg19.tv_in1k"
+    """Repository of the Hugging Face Hub, or file with torchvision's names (.safetensors, or .pth
+    where PyTorch is installed)."""
     gram_reduction: Literal["sum", "mean"] = "sum"
     """Reduction of the squared Gram differences of a layer; "mean" is smaller by channels^2."""
     steps: int = 20_000
@@ -188,7 +188,7 @@ class TrainConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the computation; parameters, optimiser and losses stay float32."""
     remat: bool = False
-    """Compute each layer again in the backward pass instead of keeping what is inside it."""
+    """Compute each transformer layer again in the backward pass, to save memory."""
     checkpoint_every: int = 1000
     """Steps between two validations, each with samples and a checkpoint."""
     validation_pairs: int = 64

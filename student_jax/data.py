@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypedDict
+from typing import Protocol, TypedDict, runtime_checkable
 
 import grain
 import numpy as np
@@ -13,6 +13,7 @@ from triplets import InputError, Triplet, TripletDataset
 from triplets.tfds_triplets import TFDSTriplets
 
 
+@runtime_checkable
 class Triplets(Protocol):
     """A dataset to train from: triplets by index, and who is in them without reading a picture."""
 

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -19,6 +19,7 @@ from triplets import InputError, write_image
 from triplets.atomic import atomic_write
 
 
+@runtime_checkable
 class MetricWriter(Protocol):
     """Takes the figures and pictures of a run."""
 

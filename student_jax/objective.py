@@ -1,18 +1,17 @@
 """What the student minimises: one of the named losses, with the network its features come from."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
-from safetensors.numpy import load_file
 
 from losses import L1, L2, L3, PERCEPTUAL, DistillationWeights, distillation_loss
 from student_jax.convert import bundled_vgg16, vgg19_from_torch
 from student_jax.models import VGG16, VGG19
+from student_jax.published import find_weights, read_weights
 from triplets import InputError
 
 LOSSES: dict[str, DistillationWeights] = {
@@ -29,22 +28,20 @@ LossFunction = Callable[
 ]
 
 
-def load_features(name: Literal["vgg16", "vgg19"], vgg19_weights: Path | None) -> FeatureNetwork:
-    """The network whose features a loss compares: the bundled VGG16, or VGG19 from a file.
+def load_features(name: Literal["vgg16", "vgg19"], vgg19_weights: str) -> FeatureNetwork:
+    """The network whose features a loss compares: the bundled VGG16, or VGG19 from elsewhere.
+
+    Args:
+        vgg19_weights: see `TrainConfig`.
 
     Raises:
-        InputError: VGG19 without a readable file of its weights.
+        InputError: VGG19 without usable weights.
     """
     if name == "vgg16":
         return bundled_vgg16()
-    if vgg19_weights is None:
-        raise InputError(
-            "--features vgg19 needs --vgg19-weights FILE: model.safetensors of "
-            "https://huggingface.co/timm/vgg19.tv_in1k, or use the bundled --features vgg16."
-        )
     try:
-        return vgg19_from_torch(load_file(vgg19_weights))
-    except (OSError, ValueError) as error:
+        return vgg19_from_torch(read_weights(find_weights(vgg19_weights)))
+    except ValueError as error:
         raise InputError(f"--vgg19-weights {vgg19_weights}: {error}") from error
 
 

@@ -136,7 +136,7 @@ def train(config: TrainConfig) -> None:
         if first_process and config.wandb:
             writers.append(WeightsAndBiases(config.workdir, config.wandb, asdict(config)))
         schedule = learning_rate_schedule(config)
-        step, metrics = start, {}
+        metrics, stopped = {}, False
         with (
             MetricWriters(writers) as writer,
             termination_flag() as terminated,
@@ -150,8 +150,8 @@ def train(config: TrainConfig) -> None:
                     progress.dispatched(step, records, terms)
                     # Several processes have to agree, which makes them wait for each other.
                     ask = jax.process_count() == 1 or step % config.log_every == 0
-                    stop = ask and sharding.any_process(terminated())
-                    if stop or step == config.steps or step % config.checkpoint_every == 0:
+                    stopped = ask and sharding.any_process(terminated())
+                    if step == config.steps or step % config.checkpoint_every == 0:
                         with progress.paused():
                             metrics, samples = validate_fn(state)
                             if not math.isfinite(metrics[BEST_METRIC]):
@@ -159,7 +159,11 @@ def train(config: TrainConfig) -> None:
                             checkpoints.save(state, metrics)
                             writer.scalars(step, _named("validation_{}", metrics))
                             writer.picture(step, "held_out", samples)
-                    if stop:
+                    elif stopped:
+                        progress.settle()
+                        # Who sends signals does not wait for a validation: this one is no best.
+                        checkpoints.save(state, {BEST_METRIC: math.inf})
+                    if stopped:
                         break
             except TrainingError as error:
                 last = (checkpoints.steps() or ["none"])[-1]
@@ -169,10 +173,15 @@ def train(config: TrainConfig) -> None:
                 ) from error
 
     # Summary
-    if first_process and step > start:
+    if not first_process:
+        return
+    if start == config.steps:
+        print(f'the run in "{config.workdir}" has its {start} steps already')
+    elif stopped:
+        print(f"stopped by a signal after step {step} of {config.steps}; --resume continues")
+    else:
         summary = {
-            "step": step,
-            "of_steps": config.steps,
+            "steps": step,
             "images_per_s": progress.images_per_s,
             **_named("training_{}", progress.terms),
             **_named("validation_{}", metrics),
@@ -183,12 +192,10 @@ def train(config: TrainConfig) -> None:
         with atomic_write(config.workdir / "summary.json") as file:
             file.write(json.dumps(summary, indent=2).encode())
         print(
-            f"{step} of {config.steps} steps, {summary['images_per_s'] or 0:.1f} images/s, "
+            f"trained {step} steps at {progress.images_per_s or 0:.1f} images/s, "
             f"{metrics['psnr']:.2f} dB to the teacher on {count} held-out triplets; "
             f'see "{config.workdir}"'
         )
-    if first_process and step < config.steps:
-        print("stopped by a signal; --resume continues")
 
 
 def _named(pattern: str, values: dict[str, float]) -> dict[str, float]:
@@ -203,7 +210,8 @@ def initial_weights(config: TrainConfig) -> tuple[nnx.GraphDef, nnx.State]:
     """
 
     def build() -> STTR:
-        return STTR(config.model, dtype=jnp.dtype(config.dtype), rngs=nnx.Rngs(config.seed))
+        dtype, rngs = jnp.dtype(config.dtype), nnx.Rngs(config.seed)
+        return STTR(config.model, dtype=dtype, remat=config.remat, rngs=rngs)
 
     graphdef, _ = nnx.split(nnx.eval_shape(build))
     if config.init_from is None:

@@ -42,12 +42,23 @@ class STTR(nnx.Module):
     Args:
         config: the architecture.
         dtype: in which to compute; parameters, softmax and statistics remain float32.
+        remat: in training, compute each transformer layer again in the backward pass instead of
+            keeping what is inside it (Chen et al., "Training Deep Nets with Sublinear Memory
+            Cost", 2016).
         rngs: for the initial parameters. The model keeps no random state: dropout takes its keys
             from the `rngs` of a call.
     """
 
-    def __init__(self, config: STTRConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: STTRConfig,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        remat: bool = False,
+        rngs: nnx.Rngs,
+    ):
         self.config = config
+        self.remat = remat
         backbone = ResNet if config.backbone == "resnet50" else LightBackbone
         dim = config.hidden_dim
         self.content_backbone = backbone(config.content_widths, dtype=dtype, rngs=rngs)
@@ -104,7 +115,7 @@ class STTR(nnx.Module):
         features = self.style_backbone(_normalise(style, mask))
         tokens, position, padding = _flatten(self.style_projection(features[-1]), mask)
         for layer in self.encoder:
-            tokens = layer(tokens, position, padding, rngs)
+            tokens = self._apply(layer, tokens, position, padding, rngs)
         return StyleMemory(tokens, position, padding)
 
     def decode(
@@ -132,10 +143,16 @@ class STTR(nnx.Module):
         grid = self.content_projection(features[-1])
         tokens, position, _ = _flatten(grid, mask)
         for layer in self.decoder:
-            tokens = layer(tokens, position, *memory, rngs)
+            tokens = self._apply(layer, tokens, position, *memory, rngs)
         grid = self.output_projection(self.decoder_norm(tokens)).reshape(*grid.shape[:3], -1)
         prediction = self.tail(grid, (content, *features[:-1]), train)
         return imagenet.denormalise(prediction.astype(jnp.float32))
+
+    def _apply(self, layer: nnx.Module, tokens: Float[Array, "b n c"], *args):
+        def apply(layer, *args):
+            return layer(*args)
+
+        return (nnx.remat(apply) if self.remat else apply)(layer, tokens, *args)
 
     def _dropout_rngs(self, train: bool, rngs: nnx.Rngs | None) -> nnx.Rngs | None:
         if train and self.config.dropout > 0 and rngs is None:

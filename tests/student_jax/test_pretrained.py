@@ -46,12 +46,11 @@ def test_weights_that_do_not_fit_are_all_named(student, tmp_path):
     save_file(arrays, tmp_path / "model.safetensors")
     with pytest.raises(InputError) as error:
         from_pretrained(tmp_path)
-    faults = (
+    for fault in (
         "missing: tail.upsamplings.1.bias",
         "unexpected: extra",
         "decoder_norm.scale is (15,)",
-    )
-    for fault in faults:
+    ):
         assert fault in str(error.value)
 
 
