@@ -15,8 +15,9 @@ from tqdm import tqdm
 
 from teacher_torch.components import Components, load_components
 from teacher_torch.config import StyleIDConfig
-from teacher_torch.dump import best_device, to_model_range, to_uint8
+from teacher_torch.dump import best_device
 from teacher_torch.perceptual import LPIPS, VGG16, relative_gram_distance
+from teacher_torch.pixels import to_model_range, to_uint8
 from teacher_torch.styleid import Inversion, StyleID
 from triplets import crop_and_resize, grid_sheet, held_out_files, read_image, write_image
 from triplets.atomic import atomic_write
@@ -165,9 +166,9 @@ def measure(
             )
         content, style = inversions[setting.num_steps]
         start = time.perf_counter()
-        stylised = np.stack(
-            [to_uint8(teacher.stylise(content, style[j])) for j in range(len(judge.paintings))]
-        )
+        pairs = np.indices((len(judge.paintings), len(judge.photos))).reshape(2, -1)[::-1].T
+        pictures = to_uint8(teacher.stylise_pairs(content, style, torch.from_numpy(pairs.copy())))
+        stylised = pictures.reshape(len(judge.paintings), len(judge.photos), *pictures.shape[1:])
         seconds = (time.perf_counter() - start) / (stylised.shape[0] * stylised.shape[1])
         below = 1 - judge.gram_distance(stylised) / figures["Gram distance to the style, content"]
         distance = judge.content_distance(stylised)
