@@ -26,11 +26,11 @@ class ExportConfig:
     out: Path
     """A `data_dir` of TensorFlow Datasets."""
     file_format: Literal["array_record", "parquet"] = "array_record"
-    """array_record is for tfds.data_source; parquet serves tfds.load, too."""
+    """array_record is faster with tfds.data_source; parquet serves tfds.load (TensorFlow), too."""
 
 
 def export_tfds(config: ExportConfig) -> None:
-    """Write the copy; an interrupted one leaves nothing, and starts anew.
+    """Write the copy, which appears under its name when it is whole; else start again.
 
     Raises:
         InputError: no tensorflow_datasets, a damaged dataset, or another copy there already.
