@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from student_jax.config import STTRConfig, TrainConfig
 
@@ -18,10 +18,10 @@ Terms = dict[str, Float[Array, ""]]
 @jax.tree_util.register_dataclass
 @dataclass
 class TrainState:
-    """Everything that a step changes; a pytree."""
+    """Everything that a step changes; a pytree, of arrays or of their shapes or shardings."""
 
-    step: Int[Array, ""]
-    """Steps taken."""
+    step: Any
+    """Steps taken, an int32 scalar."""
     params: nnx.State
     stats: nnx.State
     """What is not trained by gradients: batch norm's statistics, frozen layers."""
