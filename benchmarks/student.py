@@ -117,9 +117,7 @@ def measure(size: int, config: BenchmarkConfig) -> None:
 
 def attention_memory() -> None:
     """Print what self-attention of the content needs beside its inputs, as the compiler counts."""
-    print(
-        "\n| content px | tokens | whole: forward | and backward | chunked: forward | and backward |"
-    )
+    print("\n| content px | tokens | whole | and backward | chunked | and backward |")
     print("| --- | --- | --- | --- | --- | --- |")
     for size in (256, 512, 1024, 2048):
         n = (size // 8) ** 2

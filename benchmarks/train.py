@@ -14,7 +14,6 @@ from pathlib import Path
 
 import jax
 import tyro
-from flax import nnx
 
 from student_jax import sharding
 from student_jax.config import TrainConfig
