@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import jax
 import numpy as np
 from flax import nnx
 from safetensors import SafetensorError
@@ -169,7 +170,12 @@ def import_weights(config: ImportConfig) -> None:
 
 def _import_resnet50(weights: dict[str, np.ndarray], seed: int) -> STTR:
     config = STTRConfig.reference()
-    model = STTR(config, rngs=nnx.Rngs(seed))
+
+    def build() -> STTR:
+        return STTR(config, rngs=nnx.Rngs(seed))
+
+    # As one program, which compiles much faster than hundreds of small ones.
+    model = nnx.merge(nnx.graphdef(nnx.eval_shape(build)), jax.jit(lambda: nnx.state(build()))())
     model.content_backbone = resnet50_from_torch(weights, config.content_widths)
     model.style_backbone = resnet50_from_torch(weights, config.style_widths)
     return model

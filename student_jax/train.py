@@ -87,7 +87,7 @@ def train(config: TrainConfig) -> None:
             state = checkpoints.restore(checkpoints.steps()[-1], abstract_state)
         else:
             state = jax.jit(fresh_state, out_shardings=placement)(weights)
-        features = jax.jit(lambda x: x, out_shardings=copies)(features)
+        features = jax.jit(lambda x: x, out_shardings=copies)(jax.device_get(features))
         start = int(state.step)
 
         batches = training_batches(
@@ -145,7 +145,7 @@ def train(config: TrainConfig) -> None:
             try:
                 for step in range(start + 1, config.steps + 1):
                     batch = next(batches)
-                    records = batch.pop("record")
+                    records = batch.pop("record").tolist()
                     state, terms = step_fn(state, sharding.shard_batch(batch, mesh), features)
                     progress.dispatched(step, records, terms)
                     # Several processes have to agree, which makes them wait for each other.
@@ -205,6 +205,8 @@ def _named(pattern: str, values: dict[str, float]) -> dict[str, float]:
 def initial_weights(config: TrainConfig) -> tuple[nnx.GraphDef, nnx.State]:
     """The structure of the student to train, and all its variables: new, or `config.init_from`'s.
 
+    As NumPy arrays, which every process can place on the devices of all.
+
     Raises:
         InputError: weights of another architecture.
     """
@@ -215,14 +217,14 @@ def initial_weights(config: TrainConfig) -> tuple[nnx.GraphDef, nnx.State]:
 
     graphdef, _ = nnx.split(nnx.eval_shape(build))
     if config.init_from is None:
-        return graphdef, jax.jit(lambda: nnx.state(build()))()
+        return graphdef, jax.device_get(jax.jit(lambda: nnx.state(build()))())
     given = open_student(config.init_from)
     if given.config != config.model:
         raise InputError(
             f'--init-from "{config.init_from}" is a student of another architecture: '
             f"{given.config}, but this run trains {config.model}."
         )
-    return graphdef, nnx.state(given)
+    return graphdef, jax.device_get(nnx.state(given))
 
 
 @contextmanager

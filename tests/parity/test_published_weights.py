@@ -87,6 +87,7 @@ def test_faults_are_told_and_nothing_is_written(official, tmp_path):
     assert not config.out.exists()
 
 
+@pytest.mark.slow
 def test_backbones_of_imagenet(official, tmp_path):
     prefix = "backbone_style.body."
     resnet = {k.removeprefix(prefix): v for k, v in official.items() if k.startswith(prefix)}
