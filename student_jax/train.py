@@ -177,7 +177,7 @@ def train(config: TrainConfig) -> None:
         return
     if start == config.steps:
         print(f'the run in "{config.workdir}" has its {start} steps already')
-    elif stopped:
+    elif stopped and step < config.steps:
         print(f"stopped by a signal after step {step} of {config.steps}; --resume continues")
     else:
         summary = {
