@@ -49,6 +49,8 @@ def train(config: TrainConfig) -> None:
             f"{config.accumulate} parts."
         )
     first_process = jax.process_index() == 0
+    if first_process:
+        check_config(config)
 
     # Data
     sources, held_out = load_sources(config.data, config.validation, config.held_out_fraction)
@@ -77,10 +79,8 @@ def train(config: TrainConfig) -> None:
     copies, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
 
     # Workdir: a new run, or the one that is continued
-    if first_process:
-        check_config(config)
-        if not config.resume:
-            save_config(config.workdir, config, made_from)
+    if first_process and not (config.workdir / "config.json").exists():
+        save_config(config.workdir, config, made_from)
     sharding.wait_for_all("workdir")
     with Checkpoints(config.workdir) as checkpoints:
         if checkpoints.steps():
