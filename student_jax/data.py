@@ -1,9 +1,10 @@
 """The input pipeline: triplets to batches of augmented uint8 crops, by Grain."""
 
 import hashlib
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypedDict, runtime_checkable
+from typing import Protocol, SupportsIndex, TypedDict, runtime_checkable
 
 import grain
 import numpy as np
@@ -27,7 +28,7 @@ class Triplets(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Triplet: ...
+    def __getitem__(self, index: SupportsIndex) -> Triplet: ...
 
 
 def open_triplets(name: str) -> Triplets:
@@ -100,8 +101,8 @@ class TripletSource(grain.sources.RandomAccessDataSource):
     def __len__(self) -> int:
         return len(self._indices)
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray | str]:
-        record = int(self._indices[index])
+    def __getitem__(self, index: SupportsIndex) -> dict[str, np.ndarray | str]:
+        record = int(self._indices[operator.index(index)])
         triplet = self._dataset[record]
         return {
             "content": triplet.content,

@@ -71,7 +71,7 @@ class Progress:
     ):
         self._config, self._writer, self._schedule = config, writer, schedule
         self._flops, self._peak = flops, peak
-        self._pending: deque[tuple[int, list[str], Terms]] = deque()
+        self._pending: deque[tuple[int, Sequence[str], Terms]] = deque()
         self._bar = tqdm(
             total=config.steps, initial=start, unit="step", desc="training", disable=not visible
         )
@@ -94,7 +94,7 @@ class Progress:
         Raises:
             TrainingError: a figure of that step is not a finite number.
         """
-        self._pending.append((step, list(records), terms))
+        self._pending.append((step, records, terms))
         if len(self._pending) > 1:
             self._look()
 

@@ -10,11 +10,11 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import jax
 import numpy as np
 from flax import nnx
 from safetensors import SafetensorError
@@ -29,13 +29,16 @@ from triplets.atomic import atomic_write
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
-# What the authors' training saves beside the model: their criterion's VGG19 and its buffers, the
-# detection heads that the code descends from, and counters that frozen batch norms do not have.
-NOT_THE_MODEL = (
-    r"^(criterion\.)?(vgg_encoder\.|empty_weight$)",
-    r"^(class_embed|bbox_embed|query_embed)\.",
-    r"^backbone_.*\.num_batches_tracked$",
-)
+NOT_THE_MODEL = {
+    # Beside the model, the authors' training saves their criterion's VGG19 and its buffers, the
+    # detection heads that the code descends from, and counters that frozen norms do not have.
+    "sttr": (
+        r"^(criterion\.)?(vgg_encoder\.|empty_weight$)",
+        r"^(class_embed|bbox_embed|query_embed)\.",
+        r"^backbone_.*\.num_batches_tracked$",
+    ),
+    "resnet50": (r"^fc\.", r"\.num_batches_tracked$"),
+}
 
 # Runs where PyTorch is: FILE.pth KEYS FILE.safetensors.
 _CONVERT = """
@@ -141,11 +144,14 @@ def import_weights(config: ImportConfig) -> None:
         raise InputError(f'"{config.out}" exists already; give another --out.')
     path = find_weights(config.source)
     weights = read_weights(path)
+    pattern = re.compile("|".join((*NOT_THE_MODEL[config.kind], *config.ignore)))
+    ignored = [name for name in weights if pattern.search(name)]
+    needed = {name: array for name, array in weights.items() if name not in ignored}
     try:
         if config.kind == "sttr":
-            model, ignored = _import_sttr(weights, (*NOT_THE_MODEL, *config.ignore))
+            model = sttr_from_torch(needed, STTRConfig.reference())
         else:
-            model, ignored = _import_resnet50(weights, config.ignore, config.seed)
+            model = _import_resnet50(needed, config.seed)
     except ValueError as error:
         raise InputError(f"{config.source}: {error}") from error
     save_pretrained(model, config.out)
@@ -162,27 +168,17 @@ def import_weights(config: ImportConfig) -> None:
         print(f"ignored {len(ignored)}: {', '.join(ignored)}")
 
 
-def _import_sttr(
-    weights: dict[str, np.ndarray], not_the_model: Iterable[str]
-) -> tuple[STTR, list[str]]:
-    pattern = re.compile("|".join(not_the_model))
-    ignored = [name for name in weights if pattern.search(name)]
-    needed = {name: array for name, array in weights.items() if name not in ignored}
-    return sttr_from_torch(needed, STTRConfig.reference()), ignored
-
-
-def _import_resnet50(
-    weights: dict[str, np.ndarray], ignore: Iterable[str], seed: int
-) -> tuple[STTR, list[str]]:
+def _import_resnet50(weights: dict[str, np.ndarray], seed: int) -> STTR:
     config = STTRConfig.reference()
-    pattern = re.compile("|".join(ignore) or r"(?!)")
-    ignored = [name for name in weights if pattern.search(name)]
-    needed = {name: array for name, array in weights.items() if name not in ignored}
-    model = STTR(config, rngs=nnx.Rngs(seed))
-    model.content_backbone = resnet50_from_torch(needed, config.content_widths)
-    model.style_backbone = resnet50_from_torch(needed, config.style_widths)
-    unused = re.compile(r"^fc\.|\.num_batches_tracked$")  # the style's backbone takes all layers
-    return model, ignored + [name for name in needed if unused.search(name)]
+
+    def build() -> STTR:
+        return STTR(config, rngs=nnx.Rngs(seed))
+
+    # As one program, which compiles much faster than hundreds of small ones.
+    model = nnx.merge(nnx.graphdef(nnx.eval_shape(build)), jax.jit(lambda: nnx.state(build()))())
+    model.content_backbone = resnet50_from_torch(weights, config.content_widths)
+    model.style_backbone = resnet50_from_torch(weights, config.style_widths)
+    return model
 
 
 @dataclass(frozen=True)

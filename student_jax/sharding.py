@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from triplets import InputError
 
@@ -72,7 +72,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def placed(tree: Any, mesh: Mesh) -> Any:
+def placed(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
     """`jax.ShapeDtypeStruct`s with a sharding each: the longest axis that can be is split along
     "fsdp"."""
     ways = mesh.shape["fsdp"]

@@ -49,6 +49,8 @@ def train(config: TrainConfig) -> None:
             f"{config.accumulate} parts."
         )
     first_process = jax.process_index() == 0
+    if first_process:
+        check_config(config)
 
     # Data
     sources, held_out = load_sources(config.data, config.validation, config.held_out_fraction)
@@ -77,17 +79,15 @@ def train(config: TrainConfig) -> None:
     copies, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
 
     # Workdir: a new run, or the one that is continued
-    if first_process:
-        check_config(config)
-        if not config.resume:
-            save_config(config.workdir, config, made_from)
+    if first_process and not (config.workdir / "config.json").exists():
+        save_config(config.workdir, config, made_from)
     sharding.wait_for_all("workdir")
     with Checkpoints(config.workdir) as checkpoints:
         if checkpoints.steps():
             state = checkpoints.restore(checkpoints.steps()[-1], abstract_state)
         else:
             state = jax.jit(fresh_state, out_shardings=placement)(weights)
-        features = jax.jit(lambda x: x, out_shardings=copies)(features)
+        features = jax.jit(lambda x: x, out_shardings=copies)(jax.device_get(features))
         start = int(state.step)
 
         batches = training_batches(
@@ -145,7 +145,7 @@ def train(config: TrainConfig) -> None:
             try:
                 for step in range(start + 1, config.steps + 1):
                     batch = next(batches)
-                    records = batch.pop("record")
+                    records = batch.pop("record").tolist()
                     state, terms = step_fn(state, sharding.shard_batch(batch, mesh), features)
                     progress.dispatched(step, records, terms)
                     # Several processes have to agree, which makes them wait for each other.
@@ -177,7 +177,7 @@ def train(config: TrainConfig) -> None:
         return
     if start == config.steps:
         print(f'the run in "{config.workdir}" has its {start} steps already')
-    elif stopped:
+    elif stopped and step < config.steps:
         print(f"stopped by a signal after step {step} of {config.steps}; --resume continues")
     else:
         summary = {
@@ -205,6 +205,8 @@ def _named(pattern: str, values: dict[str, float]) -> dict[str, float]:
 def initial_weights(config: TrainConfig) -> tuple[nnx.GraphDef, nnx.State]:
     """The structure of the student to train, and all its variables: new, or `config.init_from`'s.
 
+    As NumPy arrays, which every process can place on the devices of all.
+
     Raises:
         InputError: weights of another architecture.
     """
@@ -215,14 +217,14 @@ def initial_weights(config: TrainConfig) -> tuple[nnx.GraphDef, nnx.State]:
 
     graphdef, _ = nnx.split(nnx.eval_shape(build))
     if config.init_from is None:
-        return graphdef, jax.jit(lambda: nnx.state(build()))()
+        return graphdef, jax.device_get(jax.jit(lambda: nnx.state(build()))())
     given = open_student(config.init_from)
     if given.config != config.model:
         raise InputError(
             f'--init-from "{config.init_from}" is a student of another architecture: '
             f"{given.config}, but this run trains {config.model}."
         )
-    return graphdef, nnx.state(given)
+    return graphdef, jax.device_get(nnx.state(given))
 
 
 @contextmanager

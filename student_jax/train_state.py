@@ -1,6 +1,6 @@
 """The state of a training run, and the optimiser that changes it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from student_jax.config import STTRConfig, TrainConfig
 
@@ -18,10 +18,10 @@ Terms = dict[str, Float[Array, ""]]
 @jax.tree_util.register_dataclass
 @dataclass
 class TrainState:
-    """Everything that a step changes; a pytree."""
+    """Everything that a step changes; a pytree, of arrays or of their shapes or shardings."""
 
-    step: Int[Array, ""]
-    """Steps taken."""
+    step: Any
+    """Steps taken, an int32 scalar."""
     params: nnx.State
     stats: nnx.State
     """What is not trained by gradients: batch norm's statistics, frozen layers."""
@@ -43,7 +43,7 @@ def trained(config: STTRConfig) -> Callable[[tuple, Any], bool]:
     return is_trained
 
 
-def _in_backbone(path: tuple) -> bool:
+def _in_backbone(path: Sequence) -> bool:
     return str(path[0]).endswith("_backbone")
 
 
@@ -81,7 +81,7 @@ def learning_rate_schedule(config: TrainConfig) -> optax.Schedule:
 def make_optimiser(config: TrainConfig) -> optax.GradientTransformation:
     """AdamW with clipping by the global norm, and a rate of their own for the backbones."""
 
-    def groups(params: nnx.State) -> Any:
+    def groups(params: Any) -> Any:
         def group(path: tuple, _) -> str:
             names = [getattr(key, "key", key) for key in path]
             return "backbone" if _in_backbone(names) else "rest"

@@ -116,6 +116,11 @@ def test_validation_dataset_of_its_own(triplets, grey):
     assert [triplet["record"] for triplet in held_out] == [f"{grey}[{i}]" for i in range(4)]
 
 
+def test_crop_larger_than_the_pictures(triplets):
+    with pytest.raises(InputError, match=r"is 48 x 48 px, smaller than --crop-size 64"):
+        next(batches(triplets, crop_size=64))
+
+
 @pytest.mark.slow
 def test_worker_processes_give_the_same_batches(triplets):
     iterator = batches(triplets, num_workers=2, start=1)

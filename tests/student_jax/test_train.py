@@ -227,11 +227,6 @@ def test_step_that_gives_no_number_names_its_batch(finished, tmp_path):
     assert len(made_from["init_from"]) == 64
 
 
-def test_crop_larger_than_the_pictures(train_config):
-    with pytest.raises(InputError, match=r"is 48 x 48 px, smaller than --crop-size 64"):
-        train(dataclasses.replace(train_config, crop_size=64))
-
-
 def test_vgg19_without_weights(train_config):
     with pytest.raises(InputError, match="neither a file nor the name of a repository"):
         train(
