@@ -78,9 +78,7 @@ def mask_pixels(mask: Picture, shape: tuple[int, ...]) -> Float32[np.ndarray, "*
         mask = mask / 255
     mask = mask.astype(np.float32)
     if not (mask.min() >= 0 and mask.max() <= 1):
-        raise InputError(
-            f"the mask has values from {mask.min()} to {mask.max()}; expected [0, 1]."
-        )
+        raise InputError(f"the mask has values from {mask.min()} to {mask.max()}; expected [0, 1].")
     return mask[..., None]
 
 
@@ -107,9 +105,7 @@ def colour_profile(encoded: bytes) -> bytes | None:
     return profile if profile and profile[16:20] == b"RGB " else None
 
 
-def encode(
-    pixels: UInt8[np.ndarray, "h w 3"], suffix: str, profile: bytes | None = None
-) -> bytes:
+def encode(pixels: UInt8[np.ndarray, "h w 3"], suffix: str, profile: bytes | None = None) -> bytes:
     """Pixels as PNG, JPEG (quality 95) or WebP (lossless), by the suffix, with an ICC profile.
 
     Raises:

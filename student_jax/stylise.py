@@ -57,8 +57,7 @@ class Plan(NamedTuple):
         if self.window:
             attention = f"attention within windows of {self.window[1]} x {self.window[0]} tokens"
         return (
-            f"{self.size[1]} x {self.size[0]} px: {how}, {attention}, "
-            f"{self.bytes / 2**20:.0f} MiB"
+            f"{self.size[1]} x {self.size[0]} px: {how}, {attention}, {self.bytes / 2**20:.0f} MiB"
         )
 
 
@@ -128,7 +127,7 @@ class Stylist:
     def encode_style(
         self,
         style: Picture | EncodedStyle | Sequence[Picture | EncodedStyle],
-        weights: Sequence[float] | None = None,
+        weights: Sequence[float | int] | None = None,
     ) -> EncodedStyle:
         """Encode a style once, to use it for many contents.
 
@@ -155,9 +154,9 @@ class Stylist:
         self,
         content: Picture | Sequence[Picture],
         style: Picture | EncodedStyle | Sequence[Picture | EncodedStyle],
-        strength: float = 1.0,
+        strength: float | int = 1.0,
         *,
-        weights: Sequence[float] | None = None,
+        weights: Sequence[float | int] | None = None,
         preserve_colour: bool = False,
         mask: Picture | None = None,
     ) -> Float32[np.ndarray, "*b h w 3"] | list[Float32[np.ndarray, "h w 3"]]:
@@ -234,7 +233,9 @@ class Stylist:
             "memory, or make the picture smaller."
         )
 
-    def _mix(self, styles: Sequence[EncodedStyle], weights: Sequence[float] | None) -> EncodedStyle:
+    def _mix(
+        self, styles: Sequence[EncodedStyle], weights: Sequence[float | int] | None
+    ) -> EncodedStyle:
         shares = np.ones(len(styles)) if weights is None else np.asarray(weights, np.float64)
         if not styles or len(shares) != len(styles):
             raise InputError(
