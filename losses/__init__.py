@@ -1,7 +1,16 @@
 """Losses: pure functions of arrays and feature dictionaries, in the conventions they state."""
 
-from losses.distillation import L1, L2, L3, DistillationWeights, distillation_loss, gram_loss
+from losses.distillation import (
+    L1,
+    L2,
+    L3,
+    PERCEPTUAL,
+    DistillationWeights,
+    distillation_loss,
+    gram_loss,
+)
 from losses.gram import gram_matrix
+from losses.perceptual import perceptual_loss
 from losses.pixel import pixel_loss
 from losses.regularisation import total_variation_loss
 
@@ -9,10 +18,12 @@ __all__ = [
     "L1",
     "L2",
     "L3",
+    "PERCEPTUAL",
     "DistillationWeights",
     "distillation_loss",
     "gram_loss",
     "gram_matrix",
+    "perceptual_loss",
     "pixel_loss",
     "total_variation_loss",
 ]

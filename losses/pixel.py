@@ -1,11 +1,12 @@
 """Distances between pictures, pixel by pixel."""
 
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 
 def pixel_loss(
-    prediction: Float[Array, "b h w c"], target: Float[Array, "_ _ _ _"]
+    prediction: Float[ArrayLike, "b h w c"], target: Float[ArrayLike, "_ _ _ _"]
 ) -> Float[Array, ""]:
     """Mean squared error over all pixels, channels and pictures.
 

@@ -1,10 +1,11 @@
 """Penalties on a picture by itself."""
 
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 
-def total_variation_loss(images: Float[Array, "b h w c"]) -> Float[Array, ""]:
+def total_variation_loss(images: Float[ArrayLike, "b h w c"]) -> Float[Array, ""]:
     """Mean squared difference of vertical neighbours plus that of horizontal neighbours.
 
     The squared form of Rudin et al., "Nonlinear Total Variation Based Noise Removal Algorithms",

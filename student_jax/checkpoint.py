@@ -4,25 +4,23 @@ A workdir holds config.json and checkpoints/STEP/ with the items
 
     student     averaged parameters and statistics: all that inference needs
     state       step, raw parameters, optimiser
-    data_iter   position in the input pipeline, one file a process
     metrics     of the validation at this step
 """
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import MISSING, asdict, fields, replace
 from pathlib import Path
 from typing import Literal
 
-import grain
 import jax
 import orbax.checkpoint as ocp
 from flax import nnx
-from jax.sharding import Sharding, SingleDeviceSharding
+from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from student_jax.config import STTRConfig, TrainConfig
 from student_jax.models import STTR
-from student_jax.train_state import TrainState
+from student_jax.train_state import TrainState, trained
 from triplets import InputError
 from triplets.atomic import atomic_write
 
@@ -63,34 +61,29 @@ class Checkpoints:
         """Of all steps that can be restored, the one with the smallest validation error."""
         return self._manager.best_step()
 
-    def save(
-        self, state: TrainState, data_iter: grain.DatasetIterator, metrics: dict[str, float]
-    ) -> None:
+    def save(self, state: TrainState, metrics: dict[str, float]) -> None:
         """Save everything that continues the run, under the state's step; returns early."""
         self._manager.save(
             int(state.step),
             args=ocp.args.Composite(
                 student=ocp.args.StandardSave(_student_item(state)),
                 state=ocp.args.StandardSave(_state_item(state)),
-                data_iter=grain.checkpoint.CheckpointSave(data_iter),
             ),
             metrics=metrics,
             force=True,
         )
 
-    def restore(
-        self, step: int, like: TrainState, data_iter: grain.DatasetIterator, sharding: Sharding
-    ) -> TrainState:
-        """The state at `step`, placed by `sharding`; also moves `data_iter` to its position.
+    def restore(self, step: int, like: TrainState) -> TrainState:
+        """The state at `step`, which may come from other devices.
 
-        `like` gives shapes and structure; it may come from another number of devices.
+        Args:
+            like: `jax.ShapeDtypeStruct`s with the shardings that the arrays shall have.
         """
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
-                student=ocp.args.StandardRestore(_placed(_student_item(like), sharding)),
-                state=ocp.args.StandardRestore(_placed(_state_item(like), sharding)),
-                data_iter=grain.checkpoint.CheckpointRestore(data_iter),
+                student=ocp.args.StandardRestore(_student_item(like)),
+                state=ocp.args.StandardRestore(_state_item(like)),
             ),
         )
         student, state = restored["student"], restored["state"]
@@ -105,9 +98,12 @@ class Checkpoints:
 
     def restore_student(self, step: int, model: STTR) -> None:
         """Fill an abstract model (`nnx.eval_shape`) with the averaged parameters at `step`."""
-        _, params, stats = nnx.split(model, nnx.Param, ...)
+        _, params, stats = nnx.split(model, trained(model.config), ...)
         device = SingleDeviceSharding(jax.local_devices()[0])
-        item = _placed({"params": params, "stats": stats}, device)
+        item = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
+            {"params": params, "stats": stats},
+        )
         restored = self._manager.restore(
             step, args=ocp.args.Composite(student=ocp.args.StandardRestore(item))
         )
@@ -126,15 +122,12 @@ def _state_item(state: TrainState) -> dict:
     return {"step": state.step, "params": state.params, "opt_state": state.opt_state}
 
 
-def _placed(tree, sharding: Sharding):
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
-
-
-def save_config(workdir: Path, config: TrainConfig) -> None:
-    """Write the run's configuration to config.json."""
+def save_config(workdir: Path, config: TrainConfig, made_from: dict) -> None:
+    """Write the run's configuration to config.json, with what it was made from."""
     workdir.mkdir(parents=True, exist_ok=True)
+    content = asdict(config) | {"made_from": made_from}
     with atomic_write(workdir / "config.json") as file:
-        file.write(json.dumps(asdict(config), indent=2, default=str).encode())
+        file.write(json.dumps(content, indent=2, default=str).encode())
 
 
 def load_config(workdir: Path) -> dict:
@@ -152,6 +145,31 @@ def load_config(workdir: Path) -> dict:
         ) from error
     except ValueError as error:
         raise InputError(f"{workdir / 'config.json'} is not JSON: {error}") from error
+
+
+def check_config(config: TrainConfig) -> None:
+    """Refuse to overwrite another run, or to continue one with other settings.
+
+    Raises:
+        InputError: names what to do, or the first setting that differs.
+    """
+    if not (config.workdir / "config.json").exists():
+        return
+    if not config.resume:
+        raise InputError(
+            f'"{config.workdir}" holds a run already: give --resume to continue it, or another '
+            "--workdir."
+        )
+    stored, given = load_config(config.workdir), json.loads(json.dumps(asdict(config), default=str))
+    for field in fields(config):
+        # A setting that did not exist when the run began had its default.
+        default = None if field.default is MISSING else field.default
+        before = stored.get(field.name, default)
+        if field.name not in config.RUN_ONLY and before != given[field.name]:
+            raise InputError(
+                f'the run in "{config.workdir}" has {field.name} = {before}, not '
+                f"{given[field.name]}: --resume continues with the same settings."
+            )
 
 
 def load_student(workdir: Path, step: int | Literal["best", "latest"] = "best") -> STTR:

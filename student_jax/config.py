@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 RESNET50_WIDTHS = (256, 512, 1024, 2048)
 
@@ -15,22 +15,32 @@ class STTRConfig:
     `dataclasses.asdict` and `from_dict` are inverses of each other, also through JSON.
     """
 
-    # "resnet50": torchvision's, with frozen batch norm, for ImageNet or released STTR weights.
-    # "light": a few plain convolutions, trained from scratch with the rest.
     backbone: Literal["resnet50", "light"] = "resnet50"
-    # Output channels of each backbone stage, so their number sets the stride of the tokens.
+    """"resnet50": torchvision's with frozen batch norm, for ImageNet or released STTR weights;
+    "light": a few plain convolutions, trained from scratch with the rest."""
     content_widths: tuple[int, ...] = RESNET50_WIDTHS[:2]
+    """Output channels of each stage of the content's backbone; their number sets the stride of
+    the content tokens."""
     style_widths: tuple[int, ...] = RESNET50_WIDTHS
+    """Likewise of the style's backbone."""
     hidden_dim: int = 256
+    """Channels of a token."""
     num_heads: int = 8
+    """Attention heads, each with an equal share of the channels."""
     num_encoder_layers: int = 6
+    """Transformer layers over the style tokens."""
     num_decoder_layers: int = 6
+    """Transformer layers over the content tokens."""
     mlp_dim: int = 2048
+    """Hidden channels of the feed-forward part of a layer."""
     dropout: float = 0.1
-    tail_dim: int = 512  # channels at the content stride, halved at every upsampling
+    """Of attention weights, feed-forward and residual branches, in training."""
+    tail_dim: int = 512
+    """Channels of the tail at the content tokens' stride, halved at every upsampling."""
     tail_batch_norm: bool = True
-    # Add the backbone's finer content features, and the content's pixels, to the tail.
+    """Batch norm in the tail, over the batches of all devices together."""
     content_skips: bool = False
+    """Add the backbone's finer content features, and the content's pixels, to the tail."""
 
     @classmethod
     def reference(cls) -> "STTRConfig":
@@ -119,58 +129,100 @@ class STTRConfig:
 class TrainConfig:
     """Distil a teacher's triplets into a student; checkpoints and figures go to the workdir."""
 
-    data: Path
-    """Triplet dataset, as scripts/dump_teacher.py writes it."""
+    data: tuple[str, ...]
+    """Triplet datasets: folders as scripts/dump_teacher.py writes them, or tfds:NAME:SPLIT."""
     workdir: Path
-    """Folder for config.json, checkpoints/, samples/, metrics.jsonl and TensorBoard events."""
+    """Folder for config.json, checkpoints/, samples/, metrics.jsonl, TensorBoard events and
+    summary.json."""
     model: STTRConfig
     """The student's architecture."""
     resume: bool = False
     """Continue the run in the workdir exactly where its latest checkpoint is."""
     init_from: str | None = None
-    """Start from a student: "mini" (the bundled one), another run's workdir, an exported folder."""
-    validation: Path | None = None
+    """Start from a student: "mini" (the bundled one), another run's workdir, an exported folder, or
+    one that scripts/import_weights.py wrote."""
+    data_weights: tuple[float, ...] = ()
+    """How often each of several datasets is drawn from, relative to the others; by default alike,
+    whatever their sizes."""
+    validation: str | None = None
     """Triplet dataset to validate on; by default a part of the training data is held out."""
     held_out_fraction: float = 0.1
     """Share of the contents and of the styles that is held out without --validation."""
-    loss: Literal["L1", "L2", "L3"] = "L1"
-    """L1 = MSE, L2 = 0.5 MSE + 0.5 Gram, L3 = 0.7 MSE + 0.3 Gram."""
+    loss: Literal["L1", "L2", "L3", "perceptual"] = "L1"
+    """L1 = MSE, L2 = 0.5 MSE + 0.5 Gram, L3 = 0.7 MSE + 0.3 Gram, perceptual = MSE + 0.01 distance
+    of features, the sharpest."""
     features: Literal["vgg16", "vgg19"] = "vgg16"
-    """Network of the Gram term: VGG16 is bundled; VGG19, the study's, needs --vgg19-weights."""
-    vgg19_weights: Path | None = None
-    """Safetensors file with torchvision's names, such as that of timm/vgg19.tv_in1k."""
+    """Network whose features all but L1 compare: VGG16 is bundled; VGG19, the study's, is
+    downloaded once."""
+    features_crop: int | None = None
+    """Side of the part of each crop of which features are compared; by default, and where it is
+    larger, the whole, which takes a CPU several times longer than a small student itself."""
+    vgg19_weights: str = "timm/vgg19.tv_in1k"
+    """Repository of the Hugging Face Hub, or file with torchvision's names (.safetensors, or .pth
+    where PyTorch is installed)."""
     gram_reduction: Literal["sum", "mean"] = "sum"
     """Reduction of the squared Gram differences of a layer; "mean" is smaller by channels^2."""
     steps: int = 20_000
+    """Updates of the parameters."""
     batch_size: int = 8
-    """Pictures a step, over all devices."""
+    """Pictures a step, over all devices of all processes."""
+    accumulate: int = 1
+    """Parts of a batch that are handled one after the other, to save memory."""
     crop_size: int = 256
     """Side of the training crops in pixels."""
     learning_rate: float = 1e-4
-    """Peak of the schedule: linear warm-up, then a cosine to zero."""
+    """Peak of the schedule."""
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    """After a linear warm-up: a cosine to zero, a tenth after two thirds of the steps (as STTR's
+    authors), or no change."""
     backbone_rate: float = 0.1
     """Learning rate of the backbones relative to the rest."""
     warmup_steps: int = 500
+    """Steps in which the learning rate grows from zero to its peak."""
     weight_decay: float = 1e-4
+    """Of AdamW."""
     clip_norm: float = 0.1
     """Largest global norm of the gradients."""
     ema_decay: float = 0.999
     """Of the averaged parameters, which are validated and used."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the computation; parameters, optimiser and losses stay float32."""
+    remat: bool = False
+    """Compute each transformer layer again in the backward pass, to save memory."""
     checkpoint_every: int = 1000
     """Steps between two validations, each with samples and a checkpoint."""
     validation_pairs: int = 64
     """Held-out triplets at most that a validation looks at."""
+    seed: int = 0
+    """Of the initial parameters, the order of the data, the crops and dropout."""
     log_every: int = 10
     """Steps between two lines of metrics."""
     num_workers: int = 0
     """Processes that prepare batches; 0 uses threads of this one."""
-    seed: int = 0
+    fsdp: int = 1
+    """Devices over which each copy of the parameters and of the optimiser is spread."""
+    coordinator: str | None = None
+    """To train with several processes: HOST:PORT of the first, or "auto" on SLURM, Cloud TPU and
+    Open MPI."""
+    num_processes: int | None = None
+    """How many processes there are; not needed with --coordinator auto."""
+    process_id: int | None = None
+    """Which of them this is, from 0; not needed with --coordinator auto."""
+    peak_tflops: float | None = None
+    """Peak rate of a device, to print the share that is reached; known for common devices."""
+    wandb: str | None = None
+    """Project in Weights & Biases to send figures to."""
+
+    RUN_ONLY: ClassVar = frozenset(
+        {"workdir", "resume", "log_every", "num_workers", "fsdp", "coordinator", "num_processes"}
+        | {"process_id", "peak_tflops", "wandb", "remat"}
+    )
+    """Settings that decide where and how a run computes but not what, and may change between its
+    parts."""
 
     def __post_init__(self):
-        positive = ("steps", "batch_size", "crop_size", "learning_rate", "clip_norm")
-        for name in (*positive, "checkpoint_every", "validation_pairs", "log_every"):
+        positive = ("steps", "batch_size", "accumulate", "crop_size", "learning_rate", "clip_norm")
+        for name in (*positive, "checkpoint_every", "validation_pairs", "log_every", "fsdp"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected more than 0")
         for name in ("backbone_rate", "warmup_steps", "weight_decay", "num_workers"):
@@ -179,6 +231,9 @@ class TrainConfig:
         for name in ("held_out_fraction", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 0, below 1")
+        # VGG halves its input three times.
+        if self.features_crop is not None and self.features_crop < 8:
+            raise ValueError(f"features_crop is {self.features_crop}; expected at least 8")
         for name in ("content_stride", "style_stride"):
             stride = getattr(self.model, name)
             if self.crop_size % stride:
@@ -189,20 +244,40 @@ class TrainConfig:
             raise ValueError(
                 f"warmup_steps is {self.warmup_steps}; expected fewer than steps ({self.steps})"
             )
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size is {self.batch_size}; expected a multiple of accumulate "
+                f"({self.accumulate})"
+            )
+        if self.data_weights and (
+            len(self.data_weights) != len(self.data) or min(self.data_weights) <= 0
+        ):
+            raise ValueError(
+                f"data_weights is {self.data_weights}; expected a positive number for each of "
+                f"{len(self.data)} datasets"
+            )
+        processes = (self.num_processes, self.process_id)
+        given = self.coordinator is not None and self.coordinator != "auto"
+        if any((value is not None) != given for value in processes):
+            raise ValueError(
+                "coordinator HOST:PORT, num_processes and process_id are given together, or none "
+                "of them, or coordinator auto alone"
+            )
 
     @classmethod
-    def mini(cls, data: Path, workdir: Path) -> "TrainConfig":
+    def mini(cls, data: tuple[str, ...], workdir: Path) -> "TrainConfig":
         """The mini student from scratch, light enough for a CPU."""
         return cls(
             data,
             workdir,
             STTRConfig.mini(),
+            features_crop=128,
             learning_rate=1e-3,
             backbone_rate=1.0,
             clip_norm=1.0,
         )
 
     @classmethod
-    def reference(cls, data: Path, workdir: Path) -> "TrainConfig":
+    def reference(cls, data: tuple[str, ...], workdir: Path) -> "TrainConfig":
         """The student of the STTR paper with its authors' rates, for a GPU or TPU."""
         return cls(data, workdir, STTRConfig.reference(), steps=200_000)

@@ -1,15 +1,43 @@
-"""The input pipeline: triplets on disk to batches of augmented uint8 crops, by Grain."""
+"""The input pipeline: triplets to batches of augmented uint8 crops, by Grain."""
 
 import hashlib
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Protocol, SupportsIndex, TypedDict, runtime_checkable
 
 import grain
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, Shaped, UInt8
 
-from triplets import InputError, TripletDataset
+from triplets import InputError, Triplet, TripletDataset
+from triplets.tfds_triplets import TFDSTriplets
+
+
+@runtime_checkable
+class Triplets(Protocol):
+    """A dataset to train from: triplets by index, and who is in them without reading a picture."""
+
+    content_ids: Sequence[str]
+    style_ids: Sequence[str]
+
+    @property
+    def pairs(self) -> Int[np.ndarray, "p 2"]:
+        """Index in `content_ids` and index in `style_ids` of each triplet."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: SupportsIndex) -> Triplet: ...
+
+
+def open_triplets(name: str) -> Triplets:
+    """A dataset by its name on a command line: a folder, or tfds:NAME:SPLIT.
+
+    Raises:
+        InputError: no triplets there.
+    """
+    return TFDSTriplets.open(name) if name.startswith("tfds:") else TripletDataset(name)
 
 
 class Batch(TypedDict):
@@ -18,6 +46,8 @@ class Batch(TypedDict):
     content: UInt8[np.ndarray, "b h w 3"]
     style: UInt8[np.ndarray, "b h w 3"]
     stylised: UInt8[np.ndarray, "b h w 3"]
+    record: Shaped[np.ndarray, " b"]
+    """Where each row comes from, as "DATASET[INDEX]"."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +58,7 @@ class Split:
     held_out: Int[np.ndarray, " q"]
 
 
-def split_triplets(dataset: TripletDataset, held_out_fraction: float) -> Split:
+def split_triplets(dataset: Triplets, held_out_fraction: float) -> Split:
     """Hold out a share of the contents and of the styles, at least one each, by a hash of the ids.
 
     A held-out triplet shares neither its content nor its style with any training triplet; triplets
@@ -49,9 +79,9 @@ def split_triplets(dataset: TripletDataset, held_out_fraction: float) -> Split:
     )
     if not len(split.train) or not len(split.held_out):
         raise InputError(
-            f"{dataset.root}: {len(dataset)} triplets of {len(dataset.content_ids)} contents and "
-            f"{len(dataset.style_ids)} styles are too few to hold out {held_out_fraction:.0%} of "
-            "the pictures; add some, or give another dataset with --validation."
+            f"the {len(dataset.content_ids)} contents and {len(dataset.style_ids)} styles of "
+            f"{dataset!r} are too few to hold out {held_out_fraction:.0%} of them; add some, or "
+            "give another dataset with --validation."
         )
     return split
 
@@ -62,70 +92,122 @@ def _held_out_rows(ids: Sequence[str], fraction: float) -> list[int]:
 
 
 class TripletSource(grain.sources.RandomAccessDataSource):
-    """Some triplets of a dataset, as dictionaries of uint8 pictures."""
+    """Some triplets of a dataset, as dictionaries of pictures with the record they come from."""
 
-    def __init__(self, dataset: TripletDataset, indices: Int[np.ndarray, " p"]):
+    def __init__(self, name: str, dataset: Triplets, indices: Int[np.ndarray, " p"]):
+        self.name = name
         self._dataset, self._indices = dataset, indices
 
     def __len__(self) -> int:
         return len(self._indices)
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        triplet = self._dataset[self._indices[index]]
+    def __getitem__(self, index: SupportsIndex) -> dict[str, np.ndarray | str]:
+        record = int(self._indices[operator.index(index)])
+        triplet = self._dataset[record]
         return {
             "content": triplet.content,
             "style": triplet.style,
             "stylised": triplet.stylised,
+            "record": f"{self.name}[{record}]",
         }
+
+
+def load_sources(
+    names: Sequence[str], validation: str | None, held_out_fraction: float
+) -> tuple[list[TripletSource], grain.MapDataset]:
+    """What a run trains on, dataset by dataset, and the triplets that it validates on.
+
+    Args:
+        names: datasets to train on.
+        validation: dataset to validate on, whole; without one, a share of each of the others is
+            held out.
+        held_out_fraction: that share, as in `split_triplets`.
+
+    Raises:
+        InputError: a dataset that cannot be read, or with too few pictures to split.
+    """
+    fraction = 0.0 if validation else held_out_fraction
+    train, held_out = [], []
+    for name in names:
+        dataset = open_triplets(name)
+        split = split_triplets(dataset, fraction)
+        train.append(TripletSource(name, dataset, split.train))
+        held_out.append(TripletSource(name, dataset, split.held_out))
+    if validation:
+        dataset = open_triplets(validation)
+        held_out = [TripletSource(validation, dataset, np.arange(len(dataset)))]
+    return train, grain.MapDataset.concatenate(list(map(grain.MapDataset.source, held_out)))
 
 
 @dataclass(frozen=True)
 class RandomCropAndFlip(grain.transforms.RandomMap):
-    """The same crop and flip for content and stylised, another one for the style."""
+    """The same crop and flip for content and stylised, another one for the style.
+
+    Raises:
+        InputError: a picture smaller than the crop.
+    """
 
     size: int
     """Side of the crops in pixels."""
 
     def random_map(
-        self, element: dict[str, np.ndarray], rng: np.random.Generator
-    ) -> dict[str, np.ndarray]:
+        self, element: dict[str, np.ndarray | str], rng: np.random.Generator
+    ) -> dict[str, np.ndarray | str]:
         """Cut, and mirror half of the time."""
-        pair = (element["content"], element["stylised"])
-        content, stylised = self._cut(np.stack(pair), rng)
-        (style,) = self._cut(element["style"][None], rng)
-        return {"content": content, "style": style, "stylised": stylised}
+        for name in ("content", "style"):
+            h, w = element[name].shape[:2]
+            if min(h, w) < self.size:
+                raise InputError(
+                    f"the {name} of {element['record']} is {w} x {h} px, smaller than "
+                    f"--crop-size {self.size}."
+                )
+        content, stylised = self._cut((element["content"], element["stylised"]), rng)
+        (style,) = self._cut((element["style"],), rng)
+        return element | {"content": content, "style": style, "stylised": stylised}
 
     def _cut(
-        self, images: UInt8[np.ndarray, "b h w 3"], rng: np.random.Generator
-    ) -> UInt8[np.ndarray, "b size size 3"]:
-        top = rng.integers(images.shape[1] - self.size + 1)
-        left = rng.integers(images.shape[2] - self.size + 1)
-        crops = images[:, top : top + self.size, left : left + self.size]
-        return crops[:, :, ::-1] if rng.random() < 0.5 else crops
+        self, images: tuple[UInt8[np.ndarray, "h w 3"], ...], rng: np.random.Generator
+    ) -> list[UInt8[np.ndarray, "size size 3"]]:
+        h, w = images[0].shape[:2]
+        top, left = rng.integers(h - self.size + 1), rng.integers(w - self.size + 1)
+        step = -1 if rng.random() < 0.5 else 1
+        crops = (image[top : top + self.size, left : left + self.size] for image in images)
+        return [crop[:, ::step] for crop in crops]
 
 
 def training_batches(
-    source: TripletSource,
+    sources: Sequence[TripletSource],
+    weights: Sequence[float] = (),
     *,
     batch_size: int,
     crop_size: int,
     seed: int,
     num_workers: int,
+    start: int = 0,
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.DatasetIterator:
-    """An endless, checkpointable iterator over shuffled `Batch`es of this process.
+    """An endless iterator over this process's part of shuffled `Batch`es, from number `start` on.
 
-    Each epoch is shuffled anew; the order and the augmentation depend on the seed alone, not on
-    the workers, so that a restored iterator continues exactly.
+    Each source is shuffled anew in each of its epochs, and drawn from by its weight (by default
+    alike). Batch number i depends on the seed alone, not on the workers and processes: the parts
+    of all processes, one after the other, are always the same batch. So a run continues exactly by
+    starting where it stopped.
+
+    Args:
+        batch_size: rows over all processes, a multiple of their number.
     """
+    parts = [
+        grain.MapDataset.source(source).seed(seed + i).shuffle().repeat()
+        for i, source in enumerate(sources)
+    ]
     dataset = (
-        grain.MapDataset.source(source)
+        grain.MapDataset.mix(parts, weights or None)
         .seed(seed)
-        .shuffle()[process_index::process_count]
-        .repeat()
         .random_map(RandomCropAndFlip(crop_size))
-        .batch(batch_size, drop_remainder=True)
+        .batch(batch_size // process_count, drop_remainder=True)[
+            start * process_count + process_index :: process_count
+        ]
         .to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8))
     )
     if num_workers:

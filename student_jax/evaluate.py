@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import grain
 import numpy as np
-from jaxtyping import Float32, Int
+from jaxtyping import Float32
 from tqdm import tqdm
 
 from student_jax.checkpoint import load_config
 from student_jax.compilation import enable_compilation_cache
-from student_jax.data import split_triplets
+from student_jax.data import load_sources
 from student_jax.stylise import Stylist
 from triplets import (
-    TripletDataset,
     contact_sheet,
     float_from_uint8,
     uint8_from_float,
@@ -62,20 +62,15 @@ def _symmetric_power(matrix: np.ndarray, power: float) -> np.ndarray:
     return (vectors * np.maximum(values, 1e-12) ** power) @ vectors.T
 
 
-def held_out_triplets(
-    workdir: Path, data: Path | None
-) -> tuple[TripletDataset, Int[np.ndarray, " q"]]:
-    """The dataset to evaluate a run on, and the indices in it.
+def held_out_triplets(workdir: Path, data: Path | None) -> grain.MapDataset:
+    """The triplets to evaluate a run on: what it held out, or all of a dataset.
 
     Raises:
         InputError: no run or no dataset there.
     """
     config = load_config(workdir)
-    if data or config["validation"]:
-        dataset = TripletDataset(data or config["validation"])
-        return dataset, np.arange(len(dataset))
-    dataset = TripletDataset(config["data"])
-    return dataset, split_triplets(dataset, config["held_out_fraction"]).held_out
+    validation = str(data) if data else config["validation"]
+    return load_sources(config["data"], validation, config["held_out_fraction"])[1]
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, float]:
@@ -86,7 +81,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     """
     enable_compilation_cache()
     stylist = Stylist.from_checkpoint(config.checkpoint, config.step)
-    dataset, indices = held_out_triplets(config.checkpoint, config.data)
+    triplets = held_out_triplets(config.checkpoint, config.data)
     methods = {
         "student": stylist,
         "colour statistics transferred": colour_transfer,
@@ -94,16 +89,16 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     }
     errors: dict[str, list[float]] = {name: [] for name in methods}
     rows = []
-    for index in tqdm(indices, unit="triplet", desc="evaluating"):
-        triplet = dataset[int(index)]
-        content, style, target = (float_from_uint8(image) for image in triplet[:3])
+    for triplet in tqdm(triplets, unit="triplet", desc="evaluating"):
+        pictures = [triplet[name] for name in ("content", "style", "stylised")]
+        content, style, target = map(float_from_uint8, pictures)
         for name, method in methods.items():
             result = method(content, style)
             errors[name].append(float(np.mean((result - target) ** 2)))
             if name == "student" and len(rows) < config.rows:
-                rows.append([*triplet[:3], uint8_from_float(result)])
+                rows.append([*pictures, uint8_from_float(result)])
     measures = {name: float(np.mean(values)) for name, values in errors.items()}
-    table = _table(measures, len(indices))
+    table = _table(measures, len(triplets))
     print(table)
     config.out.mkdir(parents=True, exist_ok=True)
     sheet = contact_sheet(rows, ("content", "style", "teacher", "student"))

@@ -1,21 +1,43 @@
-"""Where a run's figures go: JSON lines, TensorBoard, pictures."""
+"""Where a run's figures go: JSON lines, TensorBoard, pictures, Weights & Biases."""
 
+import hashlib
+import io
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from triplets import write_image
+from triplets import InputError, write_image
 from triplets.atomic import atomic_write
 
 
-class MetricWriter:
-    """Appends figures to metrics.jsonl and TensorBoard event files, and pictures to samples/.
+@runtime_checkable
+class MetricWriter(Protocol):
+    """Takes the figures and pictures of a run."""
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Figures of one step by name."""
+        ...
+
+    def picture(self, step: int, name: str, image: UInt8[np.ndarray, "h w 3"]) -> None:
+        """A picture of one step."""
+        ...
+
+    def close(self) -> None:
+        """Write what is left."""
+        ...
+
+
+class Folder:
+    """metrics.jsonl, one line for each call of `scalars`, and samples/NAME-STEP.png.
 
     A resumed run drops what comes after its checkpoint first, since it will write it again.
     """
@@ -31,38 +53,110 @@ class MetricWriter:
                 if line.endswith(b"\n") and json.loads(line)["step"] <= start_step
             )
         self._lines = path.open("a")
-        self._events = EventFileWriter(str(workdir / "tensorboard"))
-        self._add_event(start_step + 1, session_log=SessionLog(status=SessionLog.START))
-
-    def __enter__(self) -> "MetricWriter":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._lines.close()
-        self._events.close()
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Figures of one step by name."""
+        """Append a line."""
         print(json.dumps({"step": step, **values}), file=self._lines, flush=True)
-        self._add_event(
-            step,
-            summary=Summary(
-                value=[Summary.Value(tag=name, simple_value=v) for name, v in values.items()]
-            ),
-        )
 
     def picture(self, step: int, name: str, image: UInt8[np.ndarray, "h w 3"]) -> None:
-        """A picture of one step, as samples/NAME-STEP.png and in TensorBoard."""
+        """Write a PNG file."""
         path = self._workdir / "samples" / f"{name}-{step:07d}.png"
         path.parent.mkdir(exist_ok=True)
         write_image(path, image)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._lines.close()
+
+
+class TensorBoard:
+    """Event files in WORKDIR/tensorboard."""
+
+    def __init__(self, workdir: Path, start_step: int):
+        self._events = EventFileWriter(str(workdir / "tensorboard"))
+        # TensorBoard then drops what an interrupted run wrote past its checkpoint.
+        self._add(start_step + 1, session_log=SessionLog(status=SessionLog.START))
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Add a curve's point for each."""
+        points = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._add(step, summary=Summary(value=points))
+
+    def picture(self, step: int, name: str, image: UInt8[np.ndarray, "h w 3"]) -> None:
+        """Add a picture."""
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, "png")
         picture = Summary.Image(
             height=image.shape[0],
             width=image.shape[1],
             colorspace=3,
-            encoded_image_string=path.read_bytes(),
+            encoded_image_string=buffer.getvalue(),
         )
-        self._add_event(step, summary=Summary(value=[Summary.Value(tag=name, image=picture)]))
+        self._add(step, summary=Summary(value=[Summary.Value(tag=name, image=picture)]))
 
-    def _add_event(self, step: int, **content) -> None:
+    def close(self) -> None:
+        """Write what is left."""
+        self._events.close()
+
+    def _add(self, step: int, **content) -> None:
         self._events.add_event(Event(wall_time=time.time(), step=step, **content))
+
+
+class WeightsAndBiases:
+    """A run in a project of Weights & Biases, the same one when the training is resumed.
+
+    Raises:
+        InputError: the package is not installed.
+    """
+
+    def __init__(self, workdir: Path, project: str, config: dict):
+        try:
+            import wandb
+        except ImportError as error:
+            raise InputError(
+                f"--wandb {project} needs Weights & Biases: pip install wandb"
+            ) from error
+        self._image = wandb.Image
+        self._run = wandb.init(
+            project=project,
+            dir=str(workdir),
+            config=config,
+            id=hashlib.sha256(str(workdir.absolute()).encode()).hexdigest()[:16],
+            resume="allow",
+        )
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Log them."""
+        self._run.log(values, step=step)
+
+    def picture(self, step: int, name: str, image: UInt8[np.ndarray, "h w 3"]) -> None:
+        """Log it."""
+        self._run.log({name: self._image(image)}, step=step)
+
+    def close(self) -> None:
+        """Finish the run."""
+        self._run.finish()
+
+
+class MetricWriters:
+    """Several writers as one; a context manager that closes them."""
+
+    def __init__(self, writers: Sequence[MetricWriter]):
+        self._writers = writers
+
+    def __enter__(self) -> "MetricWriters":
+        return self
+
+    def __exit__(self, *_) -> None:
+        for writer in self._writers:
+            writer.close()
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Figures of one step by name."""
+        for writer in self._writers:
+            writer.scalars(step, values)
+
+    def picture(self, step: int, name: str, image: UInt8[np.ndarray, "h w 3"]) -> None:
+        """A picture of one step."""
+        for writer in self._writers:
+            writer.picture(step, name, image)

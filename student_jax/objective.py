@@ -1,44 +1,47 @@
 """What the student minimises: one of the named losses, with the network its features come from."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
-from safetensors.numpy import load_file
+from jaxtyping import Array, Float, Key
 
-from losses import L1, L2, L3, DistillationWeights, distillation_loss
+from losses import L1, L2, L3, PERCEPTUAL, DistillationWeights, distillation_loss
 from student_jax.convert import bundled_vgg16, vgg19_from_torch
 from student_jax.models import VGG16, VGG19
+from student_jax.published import find_weights, read_weights
 from triplets import InputError
 
-LOSSES: dict[str, DistillationWeights] = {"L1": L1, "L2": L2, "L3": L3}
+LOSSES: dict[str, DistillationWeights] = {
+    "L1": L1,
+    "L2": L2,
+    "L3": L3,
+    "perceptual": PERCEPTUAL,
+}
 
 FeatureNetwork = VGG16 | VGG19
 LossFunction = Callable[
-    [nnx.State, Float[Array, "b h w 3"], Float[Array, "b h w 3"]],
+    [nnx.State, Float[Array, "b h w 3"], Float[Array, "b h w 3"], Key[Array, ""]],
     tuple[Float[Array, ""], dict[str, Float[Array, ""]]],
 ]
 
 
-def load_features(name: Literal["vgg16", "vgg19"], vgg19_weights: Path | None) -> FeatureNetwork:
-    """The feature network of the Gram term: the bundled VGG16, or VGG19 from a safetensors file.
+def load_features(name: Literal["vgg16", "vgg19"], vgg19_weights: str) -> FeatureNetwork:
+    """The network whose features a loss compares: the bundled VGG16, or VGG19 from elsewhere.
+
+    Args:
+        vgg19_weights: see `TrainConfig`.
 
     Raises:
-        InputError: VGG19 without a readable file of its weights.
+        InputError: VGG19 without usable weights.
     """
     if name == "vgg16":
         return bundled_vgg16()
-    if vgg19_weights is None:
-        raise InputError(
-            "--features vgg19 needs --vgg19-weights FILE: model.safetensors of "
-            "https://huggingface.co/timm/vgg19.tv_in1k, or use the bundled --features vgg16."
-        )
     try:
-        return vgg19_from_torch(load_file(vgg19_weights))
-    except (OSError, ValueError) as error:
+        return vgg19_from_torch(read_weights(find_weights(vgg19_weights)))
+    except ValueError as error:
         raise InputError(f"--vgg19-weights {vgg19_weights}: {error}") from error
 
 
@@ -46,27 +49,49 @@ def make_objective(
     weights: DistillationWeights,
     features: FeatureNetwork | None,
     gram_reduction: Literal["sum", "mean"],
+    features_crop: int | None = None,
 ) -> tuple[LossFunction, nnx.State]:
-    """The loss as a pure function of (feature parameters, prediction, target), and the parameters.
+    """The loss as a pure function of (feature parameters, prediction, target, key).
 
-    The parameters travel as an argument because arrays that a jitted function closes over are
-    compiled into the program. Without a Gram term no features are needed or computed.
+    Returns:
+        The function and the feature parameters. They travel as an argument because arrays that a
+        jitted function closes over are compiled into the program.
+
+    Args:
+        features: not needed and not computed when no term of `weights` looks at features.
+        features_crop: side of the square, drawn with the key, of which features are compared; by
+            default whole pictures. Features cost several times what a small student does.
     """
-    if not weights.gram:
-        return (
-            lambda _, prediction, target: distillation_loss(prediction, target, None, None, weights)
-        ), nnx.State({})
+    if not weights.need_features:
+
+        def pixel_objective(_, prediction, target, key):
+            return distillation_loss(prediction, target, None, None, weights)
+
+        return pixel_objective, nnx.State({})
     graphdef, parameters = nnx.split(features)
 
-    def loss(parameters, prediction, target):
+    def objective(parameters, prediction, target, key):
         network = nnx.merge(graphdef, parameters)
+        parts = (prediction, target)
+        if features_crop is not None:
+            parts = tuple(_square(part, features_crop, key) for part in parts)
         return distillation_loss(
             prediction,
             target,
-            network(prediction),
-            jax.lax.stop_gradient(network(target)),
+            network(parts[0]),
+            jax.lax.stop_gradient(network(parts[1])),
             weights,
             gram_reduction,
         )
 
-    return loss, parameters
+    return objective, parameters
+
+
+def _square(
+    images: Float[Array, "b h w 3"], side: int, key: Key[Array, ""]
+) -> Float[Array, "b h2 w2 3"]:
+    """The same square of all pictures, or as much of it as they are large."""
+    b, h, w, _ = images.shape
+    size = (min(side, h), min(side, w))
+    top, left = jax.random.randint(key, (2,), 0, jnp.array([h - size[0] + 1, w - size[1] + 1]))
+    return jax.lax.dynamic_slice(images, (0, top, left, 0), (b, *size, 3))

@@ -26,7 +26,7 @@ HUB = "hf://"
 def save_pretrained(
     model: STTR, folder: Path, dtype: Literal["float32", "float16"] = "float32"
 ) -> None:
-    """Write a student to a folder, its weights by their path in the model ("tail.output.bias").
+    """Write a student to a folder, its weights by their path in the model ("decoder_norm.scale").
 
     The weights' file also holds the configuration, so that it can be loaded alone. A model card
     that is there already stays as it is.

@@ -11,155 +11,25 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
-from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, UInt8
-from tqdm import tqdm
 
 from student_jax import sharding
-from student_jax.checkpoint import BEST_METRIC, Checkpoints, load_config, save_config
+from student_jax.checkpoint import BEST_METRIC, Checkpoints, check_config, save_config
 from student_jax.compilation import enable_compilation_cache
 from student_jax.config import TrainConfig
-from student_jax.data import TripletSource, split_triplets, training_batches
-from student_jax.metrics import MetricWriter
+from student_jax.data import load_sources, training_batches
+from student_jax.flops import count_flops
+from student_jax.metrics import Folder, MetricWriters, TensorBoard, WeightsAndBiases
 from student_jax.models import STTR
-from student_jax.objective import LOSSES, LossFunction, load_features, make_objective
+from student_jax.objective import LOSSES, load_features, make_objective
 from student_jax.pretrained import open_student
-from student_jax.train_state import (
-    Terms,
-    TrainState,
-    create_train_state,
-    learning_rate_schedule,
-    make_optimiser,
-)
-from triplets import InputError, TripletDataset, contact_sheet, uint8_from_float
-
-SAMPLES = 6
-"""Rows of the picture that each validation draws."""
-
-
-class TrainingError(InputError):
-    """Training cannot go on; the message says since when and what remains."""
-
-
-def unit_range(images: UInt8[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
-    """uint8 pixels -> float32 in [0, 1]."""
-    return images.astype(jnp.float32) / 255
-
-
-def train_step(
-    state: TrainState,
-    batch: dict[str, UInt8[Array, "b h w 3"]],
-    features: nnx.State,
-    *,
-    graphdef: nnx.GraphDef,
-    objective: LossFunction,
-    tx: optax.GradientTransformation,
-    config: TrainConfig,
-) -> tuple[TrainState, Terms]:
-    """One step of the optimiser; returns the new state, and the loss and its terms before it."""
-    content, style, target = (unit_range(batch[k]) for k in ("content", "style", "stylised"))
-    # Derived from the step, so that a resumed run draws the same dropout masks.
-    key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-
-    def loss_fn(params):
-        # Copied, because batch norm writes to its statistics inside the differentiated function.
-        model = nnx.merge(graphdef, params, state.stats, copy=True)
-        prediction = model(content, style, train=True, rngs=nnx.Rngs(dropout=key))
-        loss, terms = objective(features, prediction, target)
-        _, _, stats = nnx.split(model, nnx.Param, ...)
-        return loss, (terms, stats)
-
-    (loss, (terms, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    step = state.step + 1
-    # The average forgets its random start faster than its final rate would.
-    decay = jnp.minimum(config.ema_decay, step / (step + 10))
-    ema_params = optax.incremental_update(params, state.ema_params, 1 - decay)
-    terms = {"loss": loss, **terms, "gradient_norm": optax.tree.norm(grads)}
-    return TrainState(step, params, stats, opt_state, ema_params), terms
-
-
-def predict(
-    state: TrainState,
-    content: UInt8[Array, "b h w 3"],
-    style: UInt8[Array, "b h w 3"],
-    *,
-    graphdef: nnx.GraphDef,
-) -> Float[Array, "b h w 3"]:
-    """Stylised pictures by the averaged parameters, clipped to [0, 1]."""
-    model = nnx.merge(graphdef, state.ema_params, state.stats)
-    return model(unit_range(content), unit_range(style)).clip(0, 1)
-
-
-def load_triplets(
-    config: TrainConfig,
-) -> tuple[TripletSource, TripletDataset, Int[np.ndarray, " q"]]:
-    """What to train on, and the dataset and the indices in it to validate on.
-
-    Raises:
-        InputError: not a dataset, or its pictures do not suit the crop size.
-    """
-    dataset = TripletDataset(config.data)
-    smallest = min(dataset.manifest["image_size"])
-    if config.crop_size > smallest:
-        raise InputError(
-            f"--crop-size {config.crop_size} is larger than the pictures of {config.data} "
-            f"({smallest} px)."
-        )
-    split = split_triplets(dataset, 0.0 if config.validation else config.held_out_fraction)
-    held_out = split.held_out
-    source = TripletSource(dataset, split.train)
-    if config.validation:
-        dataset = TripletDataset(config.validation)
-        held_out = np.arange(len(dataset))
-    if len(held_out) > config.validation_pairs:
-        spread = np.linspace(0, len(held_out) - 1, config.validation_pairs).round().astype(int)
-        held_out = held_out[spread]
-    return source, dataset, held_out
-
-
-def validate(
-    predict_fn: Callable[[TrainState, Array, Array], Array],
-    state: TrainState,
-    dataset: TripletDataset,
-    indices: Int[np.ndarray, " q"],
-    config: TrainConfig,
-    mesh: Mesh,
-) -> tuple[dict[str, float], UInt8[np.ndarray, "h w 3"]]:
-    """Mean squared error to the teacher on held-out triplets, and a picture of the first few.
-
-    The picture has a row for each: content, style, teacher, student.
-    """
-    multiple = math.lcm(config.model.content_stride, config.model.style_stride)
-
-    def whole(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 3"]:
-        h, w = (side - side % multiple for side in image.shape[:2])
-        return image[:h, :w]
-
-    errors, rows = [], []
-    batch_size = -(-min(config.batch_size, len(indices)) // mesh.size) * mesh.size
-    for start in range(0, len(indices), batch_size):
-        chunk = indices[start : start + batch_size]
-        # Filled up with the last triplet, so that each batch has one shape.
-        filled = np.pad(chunk, (0, batch_size - len(chunk)), mode="edge")
-        triplets = [dataset[i] for i in filled]
-        content, style, target = (
-            np.stack([whole(getattr(t, name)) for t in triplets])
-            for name in ("content", "style", "stylised")
-        )
-        placed = sharding.shard_batch({"content": content, "style": style}, mesh)
-        prediction = np.asarray(predict_fn(state, placed["content"], placed["style"]))[: len(chunk)]
-        difference = prediction - target[: len(chunk)] / np.float32(255)
-        errors.extend(np.mean(difference**2, axis=(1, 2, 3)).tolist())
-        for i in range(min(len(chunk), SAMPLES - len(rows))):
-            rows.append([content[i], style[i], target[i], uint8_from_float(prediction[i])])
-    mse = float(np.mean(errors))
-    return {BEST_METRIC: mse, "psnr": -10 * math.log10(mse)}, contact_sheet(
-        rows, ("content", "style", "teacher", "student")
-    )
+from student_jax.progress import Progress, TrainingError, peak_flops
+from student_jax.provenance import library_versions, weights_sha256
+from student_jax.train_state import create_train_state, learning_rate_schedule, make_optimiser
+from student_jax.train_step import predict, train_step
+from student_jax.validation import validate
+from triplets import InputError
+from triplets.atomic import atomic_write
 
 
 def train(config: TrainConfig) -> None:
@@ -167,144 +37,196 @@ def train(config: TrainConfig) -> None:
 
     Raises:
         InputError: data, workdir or weights that cannot be used.
-        TrainingError: the loss is no longer a number; the last good checkpoint is kept.
+        TrainingError: a figure is no longer a number; the last good checkpoint is kept.
     """
-    # Devices
+    # Processes and devices
     enable_compilation_cache()
-    mesh = sharding.data_mesh()
-    if config.batch_size % mesh.size:
+    sharding.start_processes(config.coordinator, config.num_processes, config.process_id)
+    mesh = sharding.make_mesh(config.fsdp)
+    if config.batch_size % (mesh.size * config.accumulate):
         raise InputError(
-            f"--batch-size {config.batch_size} cannot be split over {mesh.size} devices."
+            f"--batch-size {config.batch_size} cannot be split over {mesh.size} devices and "
+            f"{config.accumulate} parts."
         )
+    first_process = jax.process_index() == 0
 
     # Data
-    source, validation_data, held_out = load_triplets(config)
-    batches = training_batches(
-        source,
-        batch_size=config.batch_size // jax.process_count(),
-        crop_size=config.crop_size,
-        seed=config.seed,
-        num_workers=config.num_workers,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
+    sources, held_out = load_sources(config.data, config.validation, config.held_out_fraction)
+    if not len(held_out):
+        raise InputError("nothing to validate on: give --validation or a --held-out-fraction.")
+    count = min(config.validation_pairs, len(held_out))
+    held_out = [held_out[i] for i in np.linspace(0, len(held_out) - 1, count).round().astype(int)]
 
     # Model, objective and optimiser
     loss_weights = LOSSES[config.loss]
-    network = load_features(config.features, config.vgg19_weights) if loss_weights.gram else None
-    objective, features = make_objective(loss_weights, network, config.gram_reduction)
-    model = initial_model(config)
-    tx = make_optimiser(config, nnx.state(model, nnx.Param))
-    graphdef, state = create_train_state(model, tx)
+    made_from = {"libraries": library_versions()}
+    network = None
+    if loss_weights.need_features:
+        network = load_features(config.features, config.vgg19_weights)
+        made_from[config.features] = weights_sha256(nnx.state(network))
+    objective, features = make_objective(
+        loss_weights, network, config.gram_reduction, config.features_crop
+    )
+    graphdef, weights = initial_weights(config)
+    if config.init_from is not None:
+        made_from["init_from"] = weights_sha256(weights)
+    tx = make_optimiser(config)
+    fresh_state = partial(create_train_state, config=config.model, tx=tx)
+    abstract_state = sharding.placed(jax.eval_shape(fresh_state, weights), mesh)
+    placement = jax.tree.map(lambda x: x.sharding, abstract_state)
+    copies, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
 
     # Workdir: a new run, or the one that is continued
-    check_workdir(config)
-    save_config(config.workdir, config)
+    if first_process:
+        check_config(config)
+        if not config.resume:
+            save_config(config.workdir, config, made_from)
+    sharding.wait_for_all("workdir")
     with Checkpoints(config.workdir) as checkpoints:
-        copies = sharding.replicated(mesh)
-        state, features = jax.device_put((state, features), copies)
         if checkpoints.steps():
-            state = checkpoints.restore(checkpoints.steps()[-1], state, batches, copies)
+            state = checkpoints.restore(checkpoints.steps()[-1], abstract_state)
+        else:
+            state = jax.jit(fresh_state, out_shardings=placement)(weights)
+        features = jax.jit(lambda x: x, out_shardings=copies)(features)
         start = int(state.step)
 
-        # Loop
-        split = sharding.batch_sharding(mesh)
+        batches = training_batches(
+            sources,
+            config.data_weights,
+            batch_size=config.batch_size,
+            crop_size=config.crop_size,
+            seed=config.seed,
+            num_workers=config.num_workers,
+            start=start,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+        # Programs
         step_fn = jax.jit(
             partial(train_step, graphdef=graphdef, objective=objective, tx=tx, config=config),
-            in_shardings=(copies, split, copies),
-            out_shardings=copies,
+            in_shardings=(placement, split, copies),
+            out_shardings=(placement, copies),
             donate_argnums=0,
         )
-        predict_fn = jax.jit(
-            partial(predict, graphdef=graphdef),
-            in_shardings=(copies, split, split),
-            out_shardings=copies,
+        validate_fn = partial(
+            validate,
+            jax.jit(
+                partial(predict, graphdef=graphdef),
+                in_shardings=(placement, split, split),
+                out_shardings=copies,
+            ),
+            triplets=held_out,
+            batch_size=config.batch_size,
+            multiple=math.lcm(config.model.content_stride, config.model.style_stride),
+            mesh=mesh,
         )
+        peak = peak_flops(config.peak_tflops)
+        flops = None
+        if peak is not None:
+            side = config.crop_size
+            picture = jax.ShapeDtypeStruct((config.batch_size, side, side, 3), jnp.uint8)
+            batch = dict.fromkeys(("content", "style", "stylised"), picture)
+            flops = count_flops(step_fn.trace(abstract_state, batch, features).jaxpr)
+
+        # Loop
+        writers = []
+        if first_process:
+            writers = [Folder(config.workdir, start), TensorBoard(config.workdir, start)]
+        if first_process and config.wandb:
+            writers.append(WeightsAndBiases(config.workdir, config.wandb, asdict(config)))
         schedule = learning_rate_schedule(config)
+        metrics, stopped = {}, False
         with (
-            MetricWriter(config.workdir, start) as writer,
+            MetricWriters(writers) as writer,
             termination_flag() as terminated,
-            tqdm(total=config.steps, initial=start, unit="step", desc="training") as bar,
+            Progress(config, start, writer, schedule, flops, peak, first_process) as progress,
         ):
-            for step in range(start + 1, config.steps + 1):
-                batch = sharding.shard_batch(next(batches), mesh)
-                state, terms = step_fn(state, batch, features)
-                last = step == config.steps or terminated()
-                checkpoint_due = last or step % config.checkpoint_every == 0
-                if checkpoint_due or step % config.log_every == 0:
-                    values = {name: float(value) for name, value in terms.items()}
-                    if not all(map(math.isfinite, values.values())):
-                        raise TrainingError(
-                            f"the loss became {values['loss']} between steps "
-                            f"{step - config.log_every} and {step}; the last good checkpoint is "
-                            f"{(checkpoints.steps() or ['none'])[-1]}. Try a lower learning rate."
-                        )
-                    values["learning_rate"] = float(schedule(step - 1))
-                    if checkpoint_due:
-                        metrics, samples = validate(
-                            predict_fn, state, validation_data, held_out, config, mesh
-                        )
-                        values |= {f"validation_{name}": v for name, v in metrics.items()}
-                        writer.picture(step, "held_out", samples)
-                        checkpoints.save(state, batches, metrics)
-                    writer.scalars(step, values)
-                    rate = bar.format_dict["rate"] or 0.0
-                    bar.set_postfix(
-                        loss=f"{values['loss']:.5f}", images_s=f"{rate * config.batch_size:.1f}"
-                    )
-                bar.update()
-                if terminated():
-                    break
-    if terminated():
-        print(f"stopped by a signal after step {step}; --resume continues")
+            try:
+                for step in range(start + 1, config.steps + 1):
+                    batch = next(batches)
+                    records = batch.pop("record")
+                    state, terms = step_fn(state, sharding.shard_batch(batch, mesh), features)
+                    progress.dispatched(step, records, terms)
+                    # Several processes have to agree, which makes them wait for each other.
+                    ask = jax.process_count() == 1 or step % config.log_every == 0
+                    stopped = ask and sharding.any_process(terminated())
+                    if step == config.steps or step % config.checkpoint_every == 0:
+                        with progress.paused():
+                            metrics, samples = validate_fn(state)
+                            if not math.isfinite(metrics[BEST_METRIC]):
+                                raise TrainingError(f"step {step} left no finite prediction")
+                            checkpoints.save(state, metrics)
+                            writer.scalars(step, _named("validation_{}", metrics))
+                            writer.picture(step, "held_out", samples)
+                    elif stopped:
+                        progress.settle()
+                        # Who sends signals does not wait for a validation: this one is no best.
+                        checkpoints.save(state, {BEST_METRIC: math.inf})
+                    if stopped:
+                        break
+            except TrainingError as error:
+                last = (checkpoints.steps() or ["none"])[-1]
+                raise TrainingError(
+                    f"{error}; the last good checkpoint is {last}. Look at these triplets, or try "
+                    "a lower --learning-rate."
+                ) from error
+
+    # Summary
+    if not first_process:
+        return
+    if start == config.steps:
+        print(f'the run in "{config.workdir}" has its {start} steps already')
+    elif stopped:
+        print(f"stopped by a signal after step {step} of {config.steps}; --resume continues")
     else:
-        print(f"trained {config.steps} steps; the checkpoints are in {config.workdir}")
+        summary = {
+            "steps": step,
+            "images_per_s": progress.images_per_s,
+            **_named("training_{}", progress.terms),
+            **_named("validation_{}", metrics),
+            "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+            "processes": jax.process_count(),
+            "libraries": library_versions(),
+        }
+        with atomic_write(config.workdir / "summary.json") as file:
+            file.write(json.dumps(summary, indent=2).encode())
+        print(
+            f"trained {step} steps at {progress.images_per_s or 0:.1f} images/s, "
+            f"{metrics['psnr']:.2f} dB to the teacher on {count} held-out triplets; "
+            f'see "{config.workdir}"'
+        )
 
 
-def initial_model(config: TrainConfig) -> STTR:
-    """A new student, or one with the weights of `config.init_from`.
+def _named(pattern: str, values: dict[str, float]) -> dict[str, float]:
+    return {pattern.format(name): value for name, value in values.items()}
+
+
+def initial_weights(config: TrainConfig) -> tuple[nnx.GraphDef, nnx.State]:
+    """The structure of the student to train, and all its variables: new, or `config.init_from`'s.
 
     Raises:
         InputError: weights of another architecture.
     """
-    dtype = jnp.dtype(config.dtype)
-    model = STTR(config.model, dtype=dtype, rngs=nnx.Rngs(config.seed))
+
+    def build() -> STTR:
+        dtype, rngs = jnp.dtype(config.dtype), nnx.Rngs(config.seed)
+        return STTR(config.model, dtype=dtype, remat=config.remat, rngs=rngs)
+
+    graphdef, _ = nnx.split(nnx.eval_shape(build))
     if config.init_from is None:
-        return model
+        return graphdef, jax.jit(lambda: nnx.state(build()))()
     given = open_student(config.init_from)
     if given.config != config.model:
         raise InputError(
             f'--init-from "{config.init_from}" is a student of another architecture: '
             f"{given.config}, but this run trains {config.model}."
         )
-    nnx.update(model, nnx.state(given))
-    return model
-
-
-def check_workdir(config: TrainConfig) -> None:
-    """Refuse to overwrite another run, or to continue one with other settings.
-
-    Raises:
-        InputError: names what to do, or the first setting that differs.
-    """
-    if not (config.workdir / "config.json").exists():
-        return
-    if not config.resume:
-        raise InputError(
-            f'"{config.workdir}" holds a run already: give --resume to continue it, or another '
-            "--workdir."
-        )
-    stored, given = load_config(config.workdir), json.loads(json.dumps(asdict(config), default=str))
-    for name in given:
-        if name not in ("resume", "workdir") and stored.get(name) != given[name]:
-            raise InputError(
-                f'the run in "{config.workdir}" has {name} = {stored.get(name)}, not '
-                f"{given[name]}: --resume continues with the same settings."
-            )
+    return graphdef, nnx.state(given)
 
 
 @contextmanager
-def termination_flag() -> Iterator:
+def termination_flag() -> Iterator[Callable[[], bool]]:
     """A function that tells whether SIGTERM has arrived, for an orderly stop between two steps."""
     received = False
 

@@ -1,6 +1,8 @@
-"""The state of a training run and the step that advances it."""
+"""The state of a training run, and the optimiser that changes it."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +10,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from student_jax.config import TrainConfig
-from student_jax.models import STTR
+from student_jax.config import STTRConfig, TrainConfig
 
 Terms = dict[str, Float[Array, ""]]
 
@@ -29,12 +30,29 @@ class TrainState:
     """Exponential moving average of the parameters: what is evaluated and exported."""
 
 
+def trained(config: STTRConfig) -> Callable[[tuple, Any], bool]:
+    """An NNX filter for the variables that gradients train.
+
+    Pre-trained ResNets keep their stem and first layer, as the authors of STTR train them.
+    """
+
+    def is_trained(path: tuple, variable: nnx.Variable) -> bool:
+        frozen = config.backbone == "resnet50" and _in_backbone(path) and path[2] in (0, 1)
+        return isinstance(variable, nnx.Param) and not frozen
+
+    return is_trained
+
+
+def _in_backbone(path: Sequence) -> bool:
+    return str(path[0]).endswith("_backbone")
+
+
 def create_train_state(
-    model: STTR, tx: optax.GradientTransformation
-) -> tuple[nnx.GraphDef, TrainState]:
-    """Take a model apart into its structure and a fresh training state."""
-    graphdef, params, stats = nnx.split(model, nnx.Param, ...)
-    return graphdef, TrainState(
+    weights: nnx.State, config: STTRConfig, tx: optax.GradientTransformation
+) -> TrainState:
+    """A fresh state, from all variables of a model."""
+    params, stats = nnx.split_state(weights, trained(config), ...)
+    return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         stats=stats,
@@ -45,37 +63,35 @@ def create_train_state(
 
 
 def learning_rate_schedule(config: TrainConfig) -> optax.Schedule:
-    """Linear warm-up to `config.learning_rate`, then a cosine to zero at the last step."""
-    return optax.warmup_cosine_decay_schedule(
-        init_value=0.0,
-        peak_value=config.learning_rate,
-        warmup_steps=config.warmup_steps,
-        decay_steps=config.steps,
-    )
+    """A linear warm-up to `config.learning_rate`, then what `config.schedule` names."""
+    peak, rest = config.learning_rate, config.steps - config.warmup_steps
+    after_warmup = {
+        "cosine": optax.cosine_decay_schedule(peak, rest),
+        "step": optax.piecewise_constant_schedule(
+            # The authors of STTR drop the rate at epoch 200 of 300.
+            peak,
+            {round(2 / 3 * config.steps) - config.warmup_steps: 0.1},
+        ),
+        "constant": optax.constant_schedule(peak),
+    }[config.schedule]
+    warmup = optax.linear_schedule(0.0, peak, config.warmup_steps)
+    return optax.join_schedules([warmup, after_warmup], [config.warmup_steps])
 
 
-def make_optimiser(config: TrainConfig, params: nnx.State) -> optax.GradientTransformation:
-    """AdamW with clipping by the global norm, and a lower rate for the backbones (STTR: a tenth).
+def make_optimiser(config: TrainConfig) -> optax.GradientTransformation:
+    """AdamW with clipping by the global norm, and a rate of their own for the backbones."""
 
-    Pre-trained ResNets keep their stem and first layer, as the authors of STTR train them.
-    """
+    def groups(params: Any) -> Any:
+        def group(path: tuple, _) -> str:
+            names = [getattr(key, "key", key) for key in path]
+            return "backbone" if _in_backbone(names) else "rest"
 
-    def group(path: tuple, _) -> str:
-        names = [str(getattr(key, "key", key)) for key in path]
-        if not names[0].endswith("_backbone"):
-            return "rest"
-        frozen = config.model.backbone == "resnet50" and names[2] in ("0", "1")
-        return "frozen" if frozen else "backbone"
+        return jax.tree_util.tree_map_with_path(group, params)
 
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.adamw(learning_rate_schedule(config), weight_decay=config.weight_decay),
         optax.partition(
-            {
-                "rest": optax.identity(),
-                "backbone": optax.scale(config.backbone_rate),
-                "frozen": optax.set_to_zero(),
-            },
-            jax.tree_util.tree_map_with_path(group, params),
+            {"rest": optax.identity(), "backbone": optax.scale(config.backbone_rate)}, groups
         ),
     )

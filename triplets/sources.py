@@ -24,7 +24,7 @@ MIN_SIDE = 16
 """Shorter side, in pixels, below which a source refuses a picture: nothing there to stylise."""
 
 # The last colon outside brackets divides name and split: coco/2017:1.1.0:train[:100]
-_TFDS_SPEC = re.compile(r"tfds:(?P<name>[^\[\]]+):(?P<split>[^:\[\]]+(\[[^\[\]]*\][^:\[\]]*)*)")
+TFDS_SPEC = re.compile(r"tfds:(?P<name>[^\[\]]+):(?P<split>[^:\[\]]+(\[[^\[\]]*\][^:\[\]]*)*)")
 
 
 class SourceError(InputError):
@@ -197,7 +197,7 @@ def open_source(spec: str) -> ImageSource:
     """
     if not spec.startswith("tfds:"):
         return ImageFile(spec) if Path(spec).is_file() else ImageFolder(spec)
-    match = _TFDS_SPEC.fullmatch(spec)
+    match = TFDS_SPEC.fullmatch(spec)
     if match is None:
         raise SourceError(f"expected tfds:NAME:SPLIT such as tfds:imagenette:train, got {spec!r}")
     return TFDSImages(match["name"], match["split"])

@@ -64,5 +64,6 @@ def _from_torch(
         lambda: network(dtype=dtype, rngs=nnx.Rngs(0)),
         table,
         state_dict,
-        [rf"^features\.({later})\.", r"^classifier\."],
+        # The classifier, by torchvision's names and by timm's.
+        [rf"^features\.({later})\.", r"^classifier\.", r"^pre_logits\.", r"^head\."],
     )

@@ -1,4 +1,4 @@
-"""3 x 3 convolutions with reflection padding, computed in ways that XLA runs fast."""
+"""Upsampling and the convolution after it, computed as one."""
 
 import functools
 
@@ -7,20 +7,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
-
-
-class ReflectConv(nnx.Conv):
-    """A 3 x 3 convolution after reflection padding by 1: the size stays the same."""
-
-    def __init__(self, in_dim: int, out_dim: int, **kwargs):
-        super().__init__(in_dim, out_dim, (3, 3), padding=((0, 0), (0, 1)), **kwargs)
-
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c2"]:
-        """Convolve features of at least 2 x 2."""
-        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
-        # On the CPU a convolution without any padding takes a path several times slower: ask for
-        # one more column than needed, and drop it.
-        return super().__call__(x)[:, :, :-1]
 
 
 class UpsampleConv(nnx.Module):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from student_jax.config import STTRConfig
@@ -34,12 +34,23 @@ class STTR(nnx.Module):
     Args:
         config: the architecture.
         dtype: in which to compute; parameters, softmax and statistics remain float32.
+        remat: in training, compute each transformer layer again in the backward pass instead of
+            keeping what is inside it (Chen et al., "Training Deep Nets with Sublinear Memory
+            Cost", 2016).
         rngs: for the initial parameters. The model keeps no random state: dropout takes its keys
             from the `rngs` of a call.
     """
 
-    def __init__(self, config: STTRConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: STTRConfig,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        remat: bool = False,
+        rngs: nnx.Rngs,
+    ):
         self.config = config
+        self.remat = remat
         backbone = ResNet if config.backbone == "resnet50" else LightBackbone
         dim = config.hidden_dim
         self.content_backbone = backbone(config.content_widths, dtype=dtype, rngs=rngs)
@@ -60,10 +71,10 @@ class STTR(nnx.Module):
 
     def __call__(
         self,
-        content: Float[Array, "b h w 3"],
-        style: Float[Array, "b h2 w2 3"],
-        content_mask: Bool[Array, "b h w"] | None = None,
-        style_mask: Bool[Array, "b h2 w2"] | None = None,
+        content: Float[ArrayLike, "b h w 3"],
+        style: Float[ArrayLike, "b h2 w2 3"],
+        content_mask: Bool[ArrayLike, "b h w"] | None = None,
+        style_mask: Bool[ArrayLike, "b h2 w2"] | None = None,
         *,
         train: bool = False,
         rngs: nnx.Rngs | None = None,
@@ -83,8 +94,8 @@ class STTR(nnx.Module):
 
     def encode_style(
         self,
-        style: Float[Array, "b h w 3"],
-        mask: Bool[Array, "b h w"] | None = None,
+        style: Float[ArrayLike, "b h w 3"],
+        mask: Bool[ArrayLike, "b h w"] | None = None,
         *,
         train: bool = False,
         rngs: nnx.Rngs | None = None,
@@ -96,14 +107,14 @@ class STTR(nnx.Module):
         features = self.style_backbone(_normalise(style, mask))
         tokens, position, padding = _flatten(self.style_projection(features[-1]), mask)
         for layer in self.encoder:
-            tokens = layer(tokens, position, padding, rngs)
+            tokens = self._apply(layer, tokens, position, padding, rngs)
         return StyleMemory(tokens, position, padding)
 
     def decode(
         self,
-        content: Float[Array, "b h w 3"],
+        content: Float[ArrayLike, "b h w 3"],
         memory: StyleMemory | Sequence[StyleMemory],
-        mask: Bool[Array, "b h w"] | None = None,
+        mask: Bool[ArrayLike, "b h w"] | None = None,
         *,
         weights: Float[Array, " s"] | None = None,
         mirrored: bool = False,
@@ -133,7 +144,7 @@ class STTR(nnx.Module):
         return self.paint(tokens.reshape(*grid.shape[:3], -1), skips, train)
 
     def encode_content(
-        self, content: Float[Array, "b h w 3"], mask: Bool[Array, "b h w"] | None = None
+        self, content: Float[ArrayLike, "b h w 3"], mask: Bool[ArrayLike, "b h w"] | None = None
     ) -> tuple[Float[Array, "b h2 w2 c"], tuple[Float[Array, "b _ _ _"], ...]]:
         """First part of `decode`: a grid of content tokens, and the finer features for `paint`."""
         # The tail's reflection padding needs two tokens a side.
@@ -154,7 +165,7 @@ class STTR(nnx.Module):
     ) -> Float[Array, "b n c2"]:
         """Second part of `decode`, the only one where distant tokens meet."""
         for layer in self.decoder:
-            tokens = layer(tokens, position, memories, weights, padding, rngs)
+            tokens = self._apply(layer, tokens, position, memories, weights, padding, rngs)
         return self.output_projection(self.decoder_norm(tokens))
 
     def paint(
@@ -167,6 +178,12 @@ class STTR(nnx.Module):
         prediction = self.tail(grid, skips, train)
         return imagenet.denormalise(prediction.astype(jnp.float32))
 
+    def _apply(self, layer: nnx.Module, tokens: Float[Array, "b n c"], *args):
+        def apply(layer, *args):
+            return layer(*args)
+
+        return (nnx.remat(apply) if self.remat else apply)(layer, tokens, *args)
+
     def _dropout_rngs(self, train: bool, rngs: nnx.Rngs | None) -> nnx.Rngs | None:
         if train and self.config.dropout > 0 and rngs is None:
             raise ValueError(
@@ -176,7 +193,9 @@ class STTR(nnx.Module):
         return rngs if train else None
 
 
-def _check_sides(name: str, images: Float[Array, "b h w 3"], multiple: int, minimum: int) -> None:
+def _check_sides(
+    name: str, images: Float[ArrayLike, "b h w 3"], multiple: int, minimum: int
+) -> None:
     h, w = images.shape[1:3]
     if h % multiple or w % multiple or min(h, w) < minimum:
         raise ValueError(
@@ -186,7 +205,7 @@ def _check_sides(name: str, images: Float[Array, "b h w 3"], multiple: int, mini
 
 
 def _normalise(
-    images: Float[Array, "b h w 3"], mask: Bool[Array, "b h w"] | None
+    images: Float[ArrayLike, "b h w 3"], mask: Bool[ArrayLike, "b h w"] | None
 ) -> Float[Array, "b h w 3"]:
     """ImageNet-normalised pictures, zero (the mean colour) at padding."""
     images = imagenet.normalise(images)
@@ -201,7 +220,7 @@ def _flatten(grid, mask):
         position = position_encoding(jnp.zeros((1, h, w), bool), c)
     else:
         # A cell is padding when its first pixel is: nearest-neighbour resizing.
-        padding = mask[:, :: mask.shape[1] // h, :: mask.shape[2] // w]
+        padding = jnp.asarray(mask)[:, :: mask.shape[1] // h, :: mask.shape[2] // w]
         position = position_encoding(padding, c)
         padding = padding.reshape(b, h * w)
     return grid.reshape(b, h * w, c), position.astype(grid.dtype).reshape(-1, h * w, c), padding

@@ -1,11 +1,12 @@
 """The tail: from content tokens back to pixels."""
 
+import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from student_jax.config import STTRConfig
-from student_jax.models.convolution import ReflectConv, UpsampleConv
+from student_jax.models.convolution import UpsampleConv
 
 
 class ResBlock(nnx.Module):
@@ -43,8 +44,10 @@ class ResBlock(nnx.Module):
 class Tail(nnx.Module):
     """Residual blocks, each followed by an upsampling that halves the channels.
 
-    With `config.content_skips` the content itself joins after every upsampling, so that its detail
-    need not pass through the tokens, and one more convolution makes the pixels.
+    With `config.content_skips` detail need not pass through the tokens: content features join after
+    every upsampling but the last, and that one gives each pixel an affine map of the content's
+    colour there, as in Gharbi et al., "Deep Bilateral Learning for Real-Time Image Enhancement",
+    SIGGRAPH 2017. Edges stay where they are, and their contrast follows the style.
 
     Args:
         skip_dims: channels of the content at strides 1 (its pixels), 2, 4, ... up to half the
@@ -54,36 +57,41 @@ class Tail(nnx.Module):
     def __init__(
         self, config: STTRConfig, skip_dims: tuple[int, ...], *, dtype: DTypeLike, rngs: nnx.Rngs
     ):
+        self.content_skips = config.content_skips
         num_stages = len(skip_dims)
-        dims = [config.tail_dim // 2**r for r in range(num_stages + 1)]
-        if not config.content_skips:
-            dims[-1] = 3
-        # Small last weights: the first prediction is the mean that the model adds, mid-grey.
-        small = nnx.initializers.variance_scaling(1e-2, "fan_in", "truncated_normal")
-        self.blocks = nnx.List()
+        dims = [config.tail_dim // 2**r for r in range(num_stages)]
+        dims.append(3 * 4 if config.content_skips else 3)
+        self.blocks = nnx.List(
+            ResBlock(dim, config.tail_batch_norm, dtype=dtype, rngs=rngs) for dim in dims[:-1]
+        )
         self.upsamplings = nnx.List()
-        self.skips = nnx.List()
         for r in range(num_stages):
-            dim, out_dim = dims[r : r + 2]
-            init = nnx.initializers.lecun_normal() if out_dim > 3 else small
-            self.blocks.append(ResBlock(dim, config.tail_batch_norm, dtype=dtype, rngs=rngs))
+            # Small last weights: the first prediction is what the biases say.
+            gain = 1.0 if r < num_stages - 1 else 1e-2
+            init = nnx.initializers.variance_scaling(gain, "fan_in", "truncated_normal")
             self.upsamplings.append(
-                UpsampleConv(dim, out_dim, kernel_init=init, dtype=dtype, rngs=rngs)
+                UpsampleConv(dims[r], dims[r + 1], kernel_init=init, dtype=dtype, rngs=rngs)
             )
-            if config.content_skips:
-                self.skips.append(ReflectConv(skip_dims[-1 - r], out_dim, dtype=dtype, rngs=rngs))
+        self.skips = nnx.List()
         if config.content_skips:
-            self.output = ReflectConv(dims[-1], 3, kernel_init=small, dtype=dtype, rngs=rngs)
+            # The identity: the first prediction is the content. Without, it is the mean colour.
+            self.upsamplings[-1].bias[...] = jnp.append(jnp.eye(3), jnp.zeros(3))
+            for skip_dim, dim in zip(reversed(skip_dims[1:]), dims[1:-1], strict=True):
+                self.skips.append(nnx.Linear(skip_dim, dim, dtype=dtype, rngs=rngs))
 
     def __call__(
         self,
         x: Float[Array, "b h w c"],
-        skips: tuple[Float[Array, "b _ _ _"], ...],
+        content: tuple[Float[Array, "b _ _ _"], ...],
         train: bool,
     ) -> Float[Array, "b h2 w2 3"]:
         """Features at the tokens' stride, and the content as in `skip_dims`, to pixels."""
         for r, (block, upsampling) in enumerate(zip(self.blocks, self.upsamplings, strict=True)):
             x = upsampling(block(x, train))
-            if self.skips:
-                x = x + self.skips[r](skips[-1 - r])
-        return self.output(nnx.leaky_relu(x)) if self.skips else x
+            if r < len(self.skips):
+                x = x + self.skips[r](content[-1 - r])
+        if not self.content_skips:
+            return x
+        pixels = content[0][..., None, :]
+        matrix, offset = x[..., :9].reshape(*x.shape[:3], 3, 3), x[..., 9:]
+        return (matrix * pixels).sum(-1) + offset

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
 from student_jax.models import imagenet
@@ -32,7 +32,7 @@ class VGG(nnx.Module):
             self.blocks.append(block)
 
     def __call__(
-        self, images: Float[Array, "b h w 3"], layers: Sequence[str] = STYLE_LAYERS
+        self, images: Float[ArrayLike, "b h w 3"], layers: Sequence[str] = STYLE_LAYERS
     ) -> dict[str, Float[Array, "b _ _ _"]]:
         """Pixels in [0, 1] to the features named by `layers`.
 

@@ -9,10 +9,12 @@ from losses import (
     L1,
     L2,
     L3,
+    PERCEPTUAL,
     DistillationWeights,
     distillation_loss,
     gram_loss,
     gram_matrix,
+    perceptual_loss,
     pixel_loss,
     total_variation_loss,
 )
@@ -70,6 +72,42 @@ def test_gram_loss_is_a_mean_over_pictures():
     assert gram_loss({"a": batch}, {"a": target}).item() == 55.75 / 2
 
 
+def test_perceptual_loss_by_hand():
+    # Unit vectors (0.6, 0.8) and (1, 0): 0.16 + 0.64 = 0.8 apart; (0, 1) and (0, 1): the same.
+    prediction = jnp.array([[[[3.0, 4.0], [0.0, 2.0]]]])
+    target = jnp.array([[[[5.0, 0.0], [0.0, 7.0]]]])
+    # The constant that keeps gradients finite is 1e-6 beside squared lengths of 4 and more.
+    assert perceptual_loss({"a": prediction}, {"a": target}).item() == pytest.approx(0.4, rel=1e-6)
+    both = {"a": prediction, "b": prediction}, {"a": target, "b": prediction}
+    assert perceptual_loss(*both).item() == pytest.approx(0.4, rel=1e-6)
+
+
+def test_perceptual_loss_has_a_gradient_where_no_channel_is_active():
+    target = {"a": jnp.ones((1, 2, 2, 3))}
+    gradient = jax.grad(lambda x: perceptual_loss({"a": x}, target))(jnp.zeros((1, 2, 2, 3)))
+    assert jnp.isfinite(gradient).all() and (gradient < 0).all()
+
+
+def test_perceptual_objective_weighs_its_terms():
+    prediction = jnp.full((1, 2, 2, 3), 0.5)
+    features = {"a": jnp.array([[[[3.0, 4.0]]]])}, {"a": jnp.array([[[[1.0, 0.0]]]])}
+    loss, terms = distillation_loss(prediction, jnp.zeros_like(prediction), *features, PERCEPTUAL)
+    assert terms.keys() == {"pixel", "perceptual"}
+    assert loss.item() == pytest.approx(0.25 + 0.01 * 0.8, rel=1e-6)
+
+
+def test_arrays_of_numpy_are_taken():
+    rng = np.random.default_rng(0)
+    pictures, features = rng.random((2, 1, 4, 4, 3), np.float32), rng.random((2, 1, 2, 2, 5))
+    both = ({"a": features[0]}, {"a": features[1]})
+    weights = DistillationWeights(pixel=1.0, gram=1.0, perceptual=1.0)
+    loss, _ = distillation_loss(*pictures, *both, weights)
+    on_device = [jax.tree.map(jnp.asarray, x) for x in (*pictures, *both)]
+    expected, _ = distillation_loss(*on_device, weights)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)  # NumPy sums in another order
+    assert total_variation_loss(pictures[0]) == total_variation_loss(jnp.asarray(pictures[0]))
+
+
 @pytest.mark.parametrize(("weights", "pixel", "gram"), [(L1, 1, 0), (L2, 0.5, 0.5), (L3, 0.7, 0.3)])
 def test_distillation_loss_weighs_its_terms(weights, pixel, gram):
     prediction = jnp.full((1, 2, 2, 3), 0.5)
@@ -94,7 +132,7 @@ def test_features_are_needed_only_for_the_gram_term(absent):
         distillation_loss(pictures, pictures, absent, absent, L2)
 
 
-@pytest.mark.parametrize("weights", [L1, L3])
+@pytest.mark.parametrize("weights", [L1, L3, PERCEPTUAL])
 def test_equal_pictures_have_no_loss_and_no_gradient(weights):
     pictures = jax.random.uniform(jax.random.key(0), (2, 4, 4, 3))
 

@@ -1,5 +1,13 @@
+import os
+
 import numpy as np
 import pytest
+
+# Read when JAX starts. The programs of these tests take far longer to compile than to run: the
+# compiler's optimisations are left out, and small programs kept for processes that follow.
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+
 
 from student_jax.config import STTRConfig, TrainConfig
 from triplets import ImageSet, TripletWriter
@@ -57,7 +65,7 @@ def tiny_model():
 def train_settings(triplets, tiny_model):
     """A run of 12 steps with three checkpoints, all but its workdir."""
     return {
-        "data": triplets,
+        "data": (str(triplets),),
         "model": tiny_model,
         "steps": 12,
         "batch_size": 4,

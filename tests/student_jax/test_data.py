@@ -1,16 +1,39 @@
+import itertools
+
 import numpy as np
 import pytest
-from conftest import negative
+from conftest import SIZE, negative
 
-from student_jax.data import TripletSource, split_triplets, training_batches
-from triplets import InputError, TripletDataset
+from student_jax.data import load_sources, split_triplets, training_batches
+from triplets import ImageSet, InputError, TripletDataset, TripletWriter
+
+PICTURES = ("content", "style", "stylised")
 
 
 def batches(triplets, **changes):
-    dataset = TripletDataset(triplets)
     options = {"batch_size": 4, "crop_size": 32, "seed": 3, "num_workers": 0} | changes
-    indices = split_triplets(dataset, 0.2).train
-    return training_batches(TripletSource(dataset, indices), **options)
+    sources, _ = load_sources([str(triplets)], None, 0.2)
+    return training_batches(sources, **options)
+
+
+def assert_same(batch, other):
+    for name in PICTURES:
+        np.testing.assert_array_equal(batch[name], other[name])
+    assert batch["record"].tolist() == other["record"].tolist()
+
+
+@pytest.fixture(scope="module")
+def grey(tmp_path_factory):
+    """4 triplets."""
+    root = tmp_path_factory.mktemp("grey") / "triplets"
+    images = np.arange(0, 200, 50, np.uint8)[:, None, None, None] * np.ones(
+        (SIZE, SIZE, 3), np.uint8
+    )
+    pictures = ImageSet(images, [f"{i}.png" for i in range(4)], [(SIZE, SIZE)] * 4)
+    pairs = np.stack([np.arange(4)] * 2, axis=1)
+    writer = TripletWriter(root, contents=pictures, styles=pictures, pairs=pairs, shard_size=4)
+    writer.write_shard(0, images)
+    return root
 
 
 def test_held_out_triplets_share_no_picture_with_training(triplets):
@@ -55,26 +78,48 @@ def test_batches_depend_on_the_seed_alone(triplets):
     assert not np.array_equal(next(first)["content"], next(other)["content"])
 
 
-def test_iterator_continues_from_its_state(triplets):
-    iterator = batches(triplets)
-    for _ in range(5):
-        next(iterator)
-    state = iterator.get_state()
-    expected = [next(iterator)["stylised"] for _ in range(4)]
-    restored = batches(triplets)
-    restored.set_state(state)
-    np.testing.assert_array_equal([next(restored)["stylised"] for _ in range(4)], expected)
+def test_batches_can_begin_at_any_number(triplets):
+    """Also beyond the first epoch, of three batches."""
+    expected = list(itertools.islice(batches(triplets), 8))
+    for batch, other in zip(batches(triplets, start=5), expected[5:], strict=False):
+        assert_same(batch, other)
 
 
-def test_processes_see_disjoint_triplets(triplets):
-    """Over one epoch of 12 triplets, two processes see 6 each."""
-    pictures = []
-    for index in range(2):
-        iterator = batches(
-            triplets, batch_size=6, crop_size=48, process_index=index, process_count=2
-        )
-        # Flips are undone by sorting the pixels; crops of full size leave all of them.
-        flat = next(iterator)["stylised"].reshape(6, -1)
-        pictures.append({np.sort(row).tobytes() for row in flat})
-    assert len(pictures[0]) == len(pictures[1]) == 6
-    assert not pictures[0] & pictures[1]
+def test_parts_of_all_processes_are_the_whole_batch(triplets):
+    whole = batches(triplets, start=2)
+    parts = [batches(triplets, start=2, process_index=i, process_count=2) for i in range(2)]
+    for _ in range(4):
+        halves = [next(part) for part in parts]
+        joined = {name: np.concatenate([half[name] for half in halves]) for name in halves[0]}
+        assert_same(joined, next(whole))
+
+
+def test_an_epoch_has_every_triplet_once(triplets):
+    records = np.concatenate([next(it)["record"] for it in [batches(triplets)] for _ in range(3)])
+    train = split_triplets(TripletDataset(triplets), 0.2).train
+    assert sorted(records) == sorted(f"{triplets}[{i}]" for i in train)
+
+
+def test_datasets_are_mixed_by_their_weights(triplets, grey):
+    sources, held_out = load_sources([str(triplets), str(grey)], None, 0.2)
+    assert len(held_out) == 1 + 1
+    iterator = training_batches(
+        sources, (1.0, 3.0), batch_size=4, crop_size=32, seed=0, num_workers=0
+    )
+    names = [record.rpartition("[")[0] for _ in range(10) for record in next(iterator)["record"]]
+    assert (names.count(str(triplets)), names.count(str(grey))) == (10, 30)
+
+
+def test_validation_dataset_of_its_own(triplets, grey):
+    (source,), held_out = load_sources([str(triplets)], str(grey), 0.2)
+    assert len(source) == 20
+    assert [triplet["record"] for triplet in held_out] == [f"{grey}[{i}]" for i in range(4)]
+
+
+@pytest.mark.slow
+def test_worker_processes_give_the_same_batches(triplets):
+    iterator = batches(triplets, num_workers=2, start=1)
+    for batch, other in zip(
+        itertools.islice(iterator, 6), batches(triplets, start=1), strict=False
+    ):
+        assert_same(batch, other)

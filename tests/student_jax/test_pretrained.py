@@ -43,12 +43,16 @@ def test_half_precision_on_disk_is_float32_in_use(student, tmp_path):
 def test_weights_that_do_not_fit_are_all_named(student, tmp_path):
     save_pretrained(student, tmp_path)
     arrays = load_file(tmp_path / "model.safetensors")
-    arrays["extra"] = arrays.pop("tail.output.bias")
+    arrays["extra"] = arrays.pop("tail.upsamplings.1.bias")
     arrays["decoder_norm.scale"] = arrays["decoder_norm.scale"][:-1]
     save_file(arrays, tmp_path / "model.safetensors")
     with pytest.raises(InputError) as error:
         from_pretrained(tmp_path)
-    for fault in ("missing: tail.output.bias", "unexpected: extra", "decoder_norm.scale is (15,)"):
+    for fault in (
+        "missing: tail.upsamplings.1.bias",
+        "unexpected: extra",
+        "decoder_norm.scale is (15,)",
+    ):
         assert fault in str(error.value)
 
 
