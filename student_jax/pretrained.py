@@ -163,7 +163,7 @@ A transformer with {count / 1e6:.1f} M parameters that stylises a picture with a
 forward pass, distilled from a diffusion teacher (StyleID).
 
 ```python
-from student_jax.stylise import Stylist
+from student_jax import Stylist
 
 stylist = Stylist.from_pretrained("PATH OF THIS FOLDER, or {HUB}OWNER/NAME")
 stylised = stylist("photo.jpg", "painting.jpg")  # [h w 3] in [0, 1]

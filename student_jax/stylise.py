@@ -15,7 +15,7 @@ from jaxtyping import Float, Float32
 from student_jax.models import STTR, StyleMemory
 from student_jax.models.position_encoding import position_encoding
 from student_jax.pictures import Picture, float_pixels, mask_pixels, resize
-from student_jax.tiling import bucket, mirror_pad, nearest_bucket, ramp, spans
+from student_jax.tiling import MIN_TOKENS, bucket, mirror_pad, nearest_bucket, ramp, spans
 from triplets import InputError
 
 STYLE_SIZE = 256
@@ -50,6 +50,8 @@ class Plan(NamedTuple):
     """Height and width, in tokens, within which tokens attend to each other; None: all of them."""
     bytes: int
     """Memory that the largest program takes."""
+    batch: int = 1
+    """How many pictures are handled together."""
 
     def __str__(self) -> str:
         how = "whole" if self.tile is None else f"in tiles of {self.tile[1]} x {self.tile[0]} px"
@@ -210,11 +212,15 @@ class Stylist:
         content = jax.ShapeDtypeStruct((batch, *padded, 3), np.float32)
         whole = self._bytes(_decode, content, self._size(height, width, padded), *style)
         if whole <= self.max_memory:
-            return Plan((height, width), None, None, whole)
-        h, w = (-(-side // stride) for side in (height, width))
+            return Plan((height, width), None, None, whole, batch)
+        if batch > 1:
+            return self.plan(height, width, _row(style, 0))
+        h, w = self._tokens(height, width)
         for side in TILE_SIDES:
             tile = (min(h, side // stride), min(w, side // stride))
-            if min(tile) <= 2 * HALO and tile != (h, w):
+            if any(
+                part <= 2 * HALO and part < all_ for part, all_ in zip(tile, (h, w), strict=True)
+            ):
                 continue
             pixels = jax.ShapeDtypeStruct((1, tile[0] * stride, tile[1] * stride, 3), np.float32)
             grid = jax.ShapeDtypeStruct((1, *tile, self._config.tail_dim), np.float32)
@@ -268,8 +274,13 @@ class Stylist:
         self, contents: Float32[np.ndarray, "b h w 3"], style: EncodedStyle
     ) -> Float32[np.ndarray, "b h w 3"]:
         h, w = contents.shape[1:3]
-        plan = self.plan(h, w, style, len(contents)) if len(contents) == 1 else None
-        if plan is None or plan.tile is None:
+        plan = self.plan(h, w, style, len(contents))
+        if plan.batch < len(contents):
+            rows = (_row(style, i) for i in range(len(contents)))
+            return np.concatenate(
+                [self._predict(x[None], row) for x, row in zip(contents, rows, strict=True)]
+            )
+        if plan.tile is None:
             padded = tuple(bucket(side, self._config.content_stride) for side in (h, w))
             batch = np.stack([mirror_pad(x, *padded) for x in contents])
             prediction = self._run(_decode, batch, self._size(h, w, padded), *style)
@@ -280,7 +291,7 @@ class Stylist:
         self, content: Float32[np.ndarray, "h w 3"], style: EncodedStyle, plan: Plan
     ) -> Float32[np.ndarray, "h w 3"]:
         stride = self._config.content_stride
-        h, w = (-(-side // stride) for side in content.shape[:2])
+        h, w = self._tokens(*content.shape[:2])
         padded = mirror_pad(content, h * stride, w * stride)
         tile = (plan.tile[0] // stride, plan.tile[1] // stride)
 
@@ -325,6 +336,10 @@ class Stylist:
             total[rows, columns] += weights[..., None]
         return result / total
 
+    def _tokens(self, h: int, w: int) -> tuple[int, int]:
+        stride = self._config.content_stride
+        return tuple(max(MIN_TOKENS, -(-side // stride)) for side in (h, w))
+
     def _size(self, h: int, w: int, padded: tuple[int, int]) -> np.ndarray | None:
         return None if (h, w) == padded else np.array([h, w], np.int32)
 
@@ -355,6 +370,15 @@ def _answer(tile, y, x, stride):
     rows = slice((y.low - y.start) * stride, (y.high - y.start) * stride)
     columns = slice((x.low - x.start) * stride, (x.high - x.start) * stride)
     return tile[:, rows, columns]
+
+
+def _row(style: EncodedStyle, i: int) -> EncodedStyle:
+    """The style of one content of a batch."""
+    memories = tuple(
+        memory if len(memory.tokens) == 1 else memory._replace(tokens=memory.tokens[i : i + 1])
+        for memory in style.memories
+    )
+    return style._replace(memories=memories)
 
 
 def _encode_style(graphdef, state, style: Float[jax.Array, "b h w 3"]) -> StyleMemory:

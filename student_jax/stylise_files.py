@@ -152,32 +152,33 @@ def stylise_files(config: StyliseConfig) -> list[Result]:
     if missing_styles and specs[0][1] is not None:
         raise InputError("a mixture needs all of its styles.")
 
-    stylist = None
-    if contents and styles:
-        stylist = Stylist(
-            open_student(config.checkpoint, config.step),
-            style_size=config.style_size,
-            max_memory=int(config.max_memory * 2**30),
-        )
+    for name, found, specified in (
+        ("content", contents, config.content),
+        ("style", styles, config.style),
+    ):
+        if not found:
+            raise InputError(f"no usable {name} in {' '.join(specified)!r}.")
+    stylist = Stylist(
+        open_student(config.checkpoint, config.step),
+        style_size=config.style_size,
+        max_memory=int(config.max_memory * 2**30),
+    )
     encoded: dict[str, EncodedStyle] = {}
     names = _names(styles)
     for name, style in zip(names, styles, strict=True):
         try:
-            # Decoded at twice the size at least: the stylist does the exact resizing.
             pixels, _ = style.load(None)
             encoded[name] = stylist.encode_style(pixels)
         except InputError as error:
             _say(f"failed: {error}")
             results.append(Result("", style.label, "", "failed", error=str(error)))
-    if specs[0][1] is not None and styles:
+    if specs[0][1] is not None:
         if len(styles) != len(specs) or len(encoded) != len(styles):
             raise InputError("a mixture needs one readable picture for each weight.")
         mixture = stylist.encode_style(list(encoded.values()), [weight for _, weight in specs])
         encoded = {"+".join(names): mixture}
     if not encoded:
         raise InputError(f"no usable style in {' '.join(config.style)!r}.")
-    if not contents:
-        raise InputError(f"no usable content in {' '.join(config.content)!r}.")
 
     jobs = _jobs(config, contents, list(encoded), {p.path for p in (*contents, *styles)})
     with tqdm(total=len(jobs), unit="picture", desc="stylising", disable=None) as bar:

@@ -251,3 +251,14 @@ def test_the_plan_keeps_within_the_memory(student):
     assert "in tiles of 512 x 512 px, exact attention" in str(plan)
     with pytest.raises(InputError, match="700 x 700 px do not fit into 0 MiB"):
         Stylist(student, max_memory=1000).plan(700, 700, style)
+
+
+def test_batches_that_do_not_fit_are_done_one_by_one(student):
+    contents = np.stack([picture(64, 64, i) for i in range(3)])
+    styles = np.stack([picture(64, 64, i) for i in range(3, 6)])
+    stylist = Stylist(student)
+    expected = stylist(contents, styles)
+    alone = stylist.plan(64, 64, stylist.encode_style(styles[0])).bytes
+    small = Stylist(student, max_memory=alone)
+    # Other programs round differently.
+    np.testing.assert_allclose(small(contents, styles), expected, atol=1e-5)
