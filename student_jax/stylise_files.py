@@ -163,20 +163,8 @@ def stylise_files(config: StyliseConfig) -> list[Result]:
         style_size=config.style_size,
         max_memory=int(config.max_memory * 2**30),
     )
-    encoded: dict[str, EncodedStyle] = {}
-    names = _names(styles)
-    for name, style in zip(names, styles, strict=True):
-        try:
-            pixels, _ = style.load(None)
-            encoded[name] = stylist.encode_style(pixels)
-        except InputError as error:
-            _say(f"failed: {error}")
-            results.append(Result("", style.label, "", "failed", error=str(error)))
-    if specs[0][1] is not None:
-        if len(styles) != len(specs) or len(encoded) != len(styles):
-            raise InputError("a mixture needs one readable picture for each weight.")
-        mixture = stylist.encode_style(list(encoded.values()), [weight for _, weight in specs])
-        encoded = {"+".join(names): mixture}
+    encoded, unreadable = _encode_styles(stylist, styles, [weight for _, weight in specs])
+    results += unreadable
     if not encoded:
         raise InputError(f"no usable style in {' '.join(config.style)!r}.")
 
@@ -190,6 +178,26 @@ def stylise_files(config: StyliseConfig) -> list[Result]:
     if failed:
         raise InputError(f"{len(failed)} of {len(results)} failed; the first: {failed[0].error}")
     return results
+
+
+def _encode_styles(
+    stylist: Stylist, styles: Sequence[_Input], weights: Sequence[float | None]
+) -> tuple[dict[str, EncodedStyle], list[Result]]:
+    """Styles by name, or their mixture, and those that cannot be read."""
+    encoded, unreadable = {}, []
+    names = _names(styles)
+    for name, style in zip(names, styles, strict=True):
+        try:
+            pixels, _ = style.load(None)
+            encoded[name] = stylist.encode_style(pixels)
+        except InputError as error:
+            _say(f"failed: {error}")
+            unreadable.append(Result("", style.label, "", "failed", error=str(error)))
+    if weights[0] is not None:
+        if len(styles) != len(weights) or unreadable:
+            raise InputError("a mixture needs one readable picture for each weight.")
+        encoded = {"+".join(names): stylist.encode_style(list(encoded.values()), weights)}
+    return encoded, unreadable
 
 
 def _stylise_one(config, stylist, content, jobs, encoded, bar) -> list[Result]:
