@@ -48,9 +48,10 @@ def export(config: ExportConfig) -> None:
         InputError: no such student, a size that it cannot do, or a missing package.
     """
     model = open_student(config.checkpoint, config.step)
-    strides = (("sizes", model.config.content_stride), ("style_size", model.config.style_stride))
-    for name, stride in strides:
-        sides = config.sizes if name == "sizes" else (config.style_size,)
+    for name, sides, stride in (
+        ("sizes", config.sizes, model.config.content_stride),
+        ("style_size", (config.style_size,), model.config.style_stride),
+    ):
         for side in sides:
             if side % stride or side < 2 * stride:
                 raise InputError(
