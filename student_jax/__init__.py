@@ -2,5 +2,6 @@
 
 from student_jax.config import STTRConfig
 from student_jax.models import STTR, VGG16, VGG19
+from student_jax.stylise import Stylist
 
-__all__ = ["STTR", "VGG16", "VGG19", "STTRConfig"]
+__all__ = ["STTR", "VGG16", "VGG19", "STTRConfig", "Stylist"]

@@ -1,109 +1,420 @@
 """Using a student: pictures of any size in, stylised pictures of the same size out."""
 
+from collections.abc import Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Float, Float32
-from PIL import Image
 
-from student_jax.checkpoint import load_student
-from student_jax.models import STTR
+from student_jax.models import STTR, StyleMemory
+from student_jax.models.position_encoding import position_encoding
+from student_jax.pictures import Picture, float_pixels, mask_pixels, resize
+from student_jax.tiling import MIN_TOKENS, bucket, mirror_pad, nearest_bucket, ramp, spans
 from triplets import InputError
 
-MIN_TOKENS = 4
-"""Tokens that each side of a picture has at least: smaller contents are mirrored around, smaller
-styles enlarged."""
+STYLE_SIZE = 256
+MAX_MEMORY = 4 * 2**30
+
+HALO = 8
+"""Tokens around a tile's answer that it reads: more than backbone and tail look beyond a token."""
+
+TILE_SIDES = (2048, 1024, 512)
+"""Sides of tiles in pixels, tried from the largest."""
+
+# Y of ITU-R BT.601, as in Gatys et al. (2016).
+LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+class EncodedStyle(NamedTuple):
+    """What a student keeps of a style, or of a mixture of styles, for any number of contents."""
+
+    memories: tuple[StyleMemory, ...]
+    weights: Float32[np.ndarray, " s"] | None
+    """Of the styles of a mixture, with sum 1; None for one style."""
+
+
+class Plan(NamedTuple):
+    """How a picture is to be handled within the memory."""
+
+    size: tuple[int, int]
+    """Height and width of the picture in pixels."""
+    tile: tuple[int, int] | None
+    """Height and width of the tiles; None: the picture is handled whole."""
+    window: tuple[int, int] | None
+    """Height and width, in tokens, within which tokens attend to each other; None: all of them."""
+    bytes: int
+    """Memory that the largest program takes."""
+    batch: int = 1
+    """How many pictures are handled together."""
+
+    def __str__(self) -> str:
+        how = "whole" if self.tile is None else f"in tiles of {self.tile[1]} x {self.tile[0]} px"
+        attention = "exact attention"
+        if self.window:
+            attention = f"attention within windows of {self.window[1]} x {self.window[0]} tokens"
+        return (
+            f"{self.size[1]} x {self.size[0]} px: {how}, {attention}, {self.bytes / 2**20:.0f} MiB"
+        )
 
 
 class Stylist:
-    """Stylises pictures with one student."""
+    """Stylises pictures with one student.
 
-    def __init__(self, model: STTR):
-        self._graphdef, self._state = nnx.split(model)
+    Contents are padded to a few sizes with their mirror image, and styles resized, so that many
+    sizes share few compiled programs. A picture too large for the memory is cut into overlapping
+    tiles where only neighbours matter (backbone and tail) and stays whole where all tokens meet
+    (the decoder), so that the result is the same; only where even that does not fit, tokens attend
+    within overlapping windows.
+
+    Args:
+        model: the student.
+        style_size: larger styles are reduced to this shorter side in pixels: what the student was
+            trained with. None takes them as they are.
+        max_memory: bytes that the computation may take, besides the program itself and the picture.
+    """
+
+    def __init__(
+        self, model: STTR, *, style_size: int | None = STYLE_SIZE, max_memory: int = MAX_MEMORY
+    ):
+        graphdef, self._state = nnx.split(model)
         self._config = model.config
-        self._predict = jax.jit(partial(_predict, self._graphdef))
+        self._style_size = style_size
+        self.max_memory = max_memory
+        self._functions = {
+            function: jax.jit(partial(function, graphdef))
+            for function in (_encode_style, _decode, _encode_tile, _transform, _paint_tile)
+        }
+        self._programs: dict[Any, jax.stages.Compiled] = {}
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path = "mini",
+        step: int | Literal["best", "latest"] = "best",
+        **options,
+    ) -> "Stylist":
+        """A student by name: "mini", a workdir, an exported folder or file, or hf://OWNER/NAME.
+
+        Raises:
+            InputError: nothing usable there.
+        """
+        from student_jax.pretrained import open_student
+
+        return cls(open_student(str(name_or_path), step), **options)
 
     @classmethod
     def from_checkpoint(
-        cls, workdir: str | Path, step: int | Literal["best", "latest"] = "best"
+        cls, workdir: str | Path, step: int | Literal["best", "latest"] = "best", **options
     ) -> "Stylist":
         """The student of a training run.
 
         Raises:
             InputError: not a workdir, or no such checkpoint.
         """
-        return cls(load_student(Path(workdir), step))
+        from student_jax.checkpoint import load_student
+
+        return cls(load_student(Path(workdir), step), **options)
+
+    @property
+    def num_programs(self) -> int:
+        """Programs that were compiled so far."""
+        return len(self._programs)
+
+    def encode_style(
+        self,
+        style: Picture | EncodedStyle | Sequence[Picture | EncodedStyle],
+        weights: Sequence[float | int] | None = None,
+    ) -> EncodedStyle:
+        """Encode a style once, to use it for many contents.
+
+        Args:
+            style: a picture; an array [b h w 3] with one style for each content; or a list of
+                styles, to be mixed.
+            weights: shares of the styles of a list; by default equal.
+
+        Raises:
+            InputError: unusable pictures or weights.
+        """
+        if isinstance(style, list | tuple) and not isinstance(style, EncodedStyle):
+            return self._mix([self.encode_style(one) for one in style], weights)
+        if weights is not None:
+            raise InputError("weights were given for one style; expected a list of styles.")
+        if isinstance(style, EncodedStyle):
+            return style
+        pixels = float_pixels("style", style)
+        h, w = self._fitted_style_size(*pixels.shape[-3:-1])
+        fitted = np.stack([resize(x, h, w) for x in pixels.reshape(-1, *pixels.shape[-3:])])
+        return EncodedStyle((self._run(_encode_style, fitted),), None)
 
     def __call__(
         self,
-        content: Float[np.ndarray | jax.Array, "*b h w 3"],
-        style: Float[np.ndarray | jax.Array, "*s h2 w2 3"],
-        strength: float = 1.0,
-    ) -> Float32[np.ndarray, "*b h w 3"]:
-        """Stylise RGB pictures in [0, 1] of any size.
+        content: Picture | Sequence[Picture],
+        style: Picture | EncodedStyle | Sequence[Picture | EncodedStyle],
+        strength: float | int = 1.0,
+        *,
+        weights: Sequence[float | int] | None = None,
+        preserve_colour: bool = False,
+        mask: Picture | None = None,
+    ) -> Float32[np.ndarray, "*b h w 3"] | list[Float32[np.ndarray, "h w 3"]]:
+        """Stylise pictures of any size; the result has the content's size, with RGB in [0, 1].
 
         Args:
-            content: a picture, or a batch of one size.
-            style: a picture for all contents, or a batch with one for each.
+            content: a picture (path, PIL image, RGB array of uint8 or of floats in [0, 1]), an
+                array [b h w 3], or a list of pictures of any sizes, which returns a list.
+            style: as for `encode_style`, or what it returned.
             strength: 0 returns the content, 1 the student's prediction, between them their blend.
+            weights: shares of several styles.
+            preserve_colour: change only the luminance (Gatys et al., "Preserving Color in Neural
+                Artistic Style Transfer", 2016, section 3.1).
+            mask: share of the effect that each pixel gets; see `pictures.mask_pixels`.
 
         Raises:
-            InputError: pixels or a strength outside [0, 1], or batches that do not fit together.
+            InputError: unreadable pictures, pixels or a strength outside [0, 1], batches that do
+                not fit together, or too little memory.
         """
         if not 0 <= strength <= 1:
             raise InputError(f"strength is {strength}; expected 0 to 1.")
-        content, style = (_checked(n, x) for n, x in (("content", content), ("style", style)))
-        contents, styles = (x.reshape(-1, *x.shape[-3:]) for x in (content, style))
-        if len(styles) not in (1, len(contents)):
+        encoded = self.encode_style(style, weights)
+        if isinstance(content, list | tuple):
+            return [
+                self(one, encoded, strength, preserve_colour=preserve_colour, mask=mask)
+                for one in content
+            ]
+        pixels = float_pixels("content", content)
+        share = np.float32(strength)
+        if mask is not None:
+            share = share * mask_pixels(mask, pixels.shape)
+        contents = pixels.reshape(-1, *pixels.shape[-3:])
+        num_styles = max(len(memory.tokens) for memory in encoded.memories)
+        if num_styles not in (1, len(contents)):
             raise InputError(
-                f"{len(styles)} styles for {len(contents)} contents; expected 1 or as many."
+                f"{num_styles} styles for {len(contents)} contents; expected 1 or as many."
             )
-        h, w = contents.shape[1:3]
-        padded = np.stack([pad_to_multiple(x, self._config.content_stride) for x in contents])
-        fitted = np.stack([resize_to_multiple(x, self._config.style_stride) for x in styles])
-        fitted = np.broadcast_to(fitted, (len(contents), *fitted.shape[1:]))
-        prediction = np.asarray(self._predict(self._state, padded, fitted))[:, :h, :w]
-        return content + np.float32(strength) * (prediction.reshape(content.shape) - content)
+        change = self._predict(contents, encoded).reshape(pixels.shape) - pixels
+        if preserve_colour:
+            change = (change @ LUMINANCE)[..., None]
+        return (pixels + share * change).clip(0, 1)
 
+    def plan(self, height: int, width: int, style: EncodedStyle, batch: int = 1) -> Plan:
+        """How contents of this size are handled within `max_memory`.
 
-def _checked(name: str, images: np.ndarray | jax.Array) -> Float32[np.ndarray, "*b h w 3"]:
-    images = np.asarray(images, np.float32)
-    if not (images.min() >= 0 and images.max() <= 1):
+        Raises:
+            InputError: the memory does not even suffice for the smallest tiles.
+        """
+        stride = self._config.content_stride
+        padded = (bucket(height, stride), bucket(width, stride))
+        content = jax.ShapeDtypeStruct((batch, *padded, 3), np.float32)
+        whole = self._bytes(_decode, content, self._size(height, width, padded), *style)
+        if whole <= self.max_memory:
+            return Plan((height, width), None, None, whole, batch)
+        if batch > 1:
+            return self.plan(height, width, _row(style, 0))
+        h, w = self._tokens(height, width)
+        for side in TILE_SIDES:
+            tile = (min(h, side // stride), min(w, side // stride))
+            if any(
+                part <= 2 * HALO and part < all_ for part, all_ in zip(tile, (h, w), strict=True)
+            ):
+                continue
+            pixels = jax.ShapeDtypeStruct((1, tile[0] * stride, tile[1] * stride, 3), np.float32)
+            grid = jax.ShapeDtypeStruct((1, *tile, self._config.tail_dim), np.float32)
+            paint = self._bytes(_paint_tile, pixels, grid)
+            if paint > self.max_memory:
+                continue
+            in_pixels = (tile[0] * stride, tile[1] * stride)
+            for window in ((h, w), tile):
+                tokens = jax.ShapeDtypeStruct((1, *window, self._config.hidden_dim), np.float32)
+                needed = max(paint, self._bytes(_transform, tokens, tokens, *style))
+                if needed <= self.max_memory:
+                    part = None if window == (h, w) else window
+                    return Plan((height, width), in_pixels, part, needed)
         raise InputError(
-            f"the {name} has values from {images.min()} to {images.max()}; expected [0, 1]."
+            f"{width} x {height} px do not fit into {self.max_memory / 2**20:.0f} MiB; give more "
+            "memory, or make the picture smaller."
         )
-    return images
 
+    def _mix(
+        self, styles: Sequence[EncodedStyle], weights: Sequence[float | int] | None
+    ) -> EncodedStyle:
+        shares = np.ones(len(styles)) if weights is None else np.asarray(weights, np.float64)
+        if not styles or len(shares) != len(styles):
+            raise InputError(
+                f"{len(shares)} weights for {len(styles)} styles; expected one for each of at "
+                "least one style."
+            )
+        if not (np.isfinite(shares).all() and shares.min() >= 0 and shares.sum() > 0):
+            raise InputError(
+                f"the weights are {shares.tolist()}; expected 0 or more, and one above 0."
+            )
+        memories, mixed = [], []
+        for style, share in zip(styles, shares / shares.sum(), strict=True):
+            own = np.ones(1) if style.weights is None else style.weights
+            for memory, weight in zip(style.memories, own * share, strict=True):
+                if weight > 0:
+                    memories.append(memory)
+                    mixed.append(weight)
+        if len(memories) == 1:
+            return EncodedStyle(tuple(memories), None)
+        return EncodedStyle(tuple(memories), np.array(mixed, np.float32))
 
-def _predict(graphdef, state, content, style):
-    return jnp.clip(nnx.merge(graphdef, state)(content, style), 0, 1)
+    def _fitted_style_size(self, h: int, w: int) -> tuple[int, int]:
+        scale = 1.0 if self._style_size is None else min(1.0, self._style_size / min(h, w))
+        h, w = (max(1, round(side * scale)) for side in (h, w))
+        # A frieze is squeezed: beyond four to one, nearly all of its tokens would be of no use.
+        h, w = min(h, 4 * w), min(w, 4 * h)
+        return tuple(nearest_bucket(side, self._config.style_stride) for side in (h, w))
 
+    def _predict(
+        self, contents: Float32[np.ndarray, "b h w 3"], style: EncodedStyle
+    ) -> Float32[np.ndarray, "b h w 3"]:
+        h, w = contents.shape[1:3]
+        plan = self.plan(h, w, style, len(contents))
+        if plan.batch < len(contents):
+            rows = (_row(style, i) for i in range(len(contents)))
+            return np.concatenate(
+                [self._predict(x[None], row) for x, row in zip(contents, rows, strict=True)]
+            )
+        if plan.tile is None:
+            padded = tuple(bucket(side, self._config.content_stride) for side in (h, w))
+            batch = np.stack([mirror_pad(x, *padded) for x in contents])
+            prediction = self._run(_decode, batch, self._size(h, w, padded), *style)
+            return np.asarray(prediction)[:, :h, :w]
+        return self._predict_in_tiles(contents[0], style, plan)[None]
 
-def pad_to_multiple(
-    image: Float32[np.ndarray, "h w 3"], multiple: int
-) -> Float32[np.ndarray, "h2 w2 3"]:
-    """Mirror a picture at its right and lower border until its sides are multiples."""
-    sides = [multiple * max(MIN_TOKENS, -(-side // multiple)) for side in image.shape[:2]]
-    extra = [(0, target - side) for target, side in zip(sides, image.shape[:2], strict=True)]
-    return np.pad(image, [*extra, (0, 0)], mode="symmetric")
+    def _predict_in_tiles(
+        self, content: Float32[np.ndarray, "h w 3"], style: EncodedStyle, plan: Plan
+    ) -> Float32[np.ndarray, "h w 3"]:
+        stride = self._config.content_stride
+        h, w = self._tokens(*content.shape[:2])
+        padded = mirror_pad(content, h * stride, w * stride)
+        tile = (plan.tile[0] // stride, plan.tile[1] // stride)
 
+        def pixels_of(y, x):
+            rows = slice(y.start * stride, (y.start + tile[0]) * stride)
+            columns = slice(x.start * stride, (x.start + tile[1]) * stride)
+            return padded[None, rows, columns]
 
-def resize_to_multiple(
-    image: Float32[np.ndarray, "h w 3"], multiple: int
-) -> Float32[np.ndarray, "h2 w2 3"]:
-    """Resize a picture to the nearest sides that are multiples, so that all of it is seen."""
-    h, w = (multiple * max(MIN_TOKENS, round(side / multiple)) for side in image.shape[:2])
-    if (h, w) == image.shape[:2]:
-        return image
-    channels = [
-        Image.fromarray(np.ascontiguousarray(image[..., c])).resize(
-            (w, h), Image.Resampling.LANCZOS
+        tiles = list(product(spans(h, tile[0], HALO), spans(w, tile[1], HALO)))
+        grid = np.empty((1, h, w, self._config.hidden_dim), np.float32)
+        for y, x in tiles:
+            tokens = np.asarray(self._run(_encode_tile, pixels_of(y, x)))
+            grid[:, y.low : y.high, x.low : x.high] = _answer(tokens, y, x, 1)
+        grid = self._transform_in_windows(grid, style, plan.window or (h, w))
+        result = np.empty_like(padded)
+        for y, x in tiles:
+            part = grid[:, y.start : y.start + tile[0], x.start : x.start + tile[1]]
+            painted = np.asarray(self._run(_paint_tile, pixels_of(y, x), part))
+            rows = slice(y.low * stride, y.high * stride)
+            columns = slice(x.low * stride, x.high * stride)
+            result[rows, columns] = _answer(painted, y, x, stride)[0]
+        return result[: content.shape[0], : content.shape[1]]
+
+    def _transform_in_windows(
+        self, grid: Float32[np.ndarray, "1 h w c"], style: EncodedStyle, window: tuple[int, int]
+    ) -> Float32[np.ndarray, "1 h w c2"]:
+        """Transform content tokens, in one window or in several that fade into each other.
+
+        Positions are those in the whole picture, and the style is the same for all windows.
+        """
+        h, w, c = grid.shape[1:]
+        position = np.asarray(position_encoding(jnp.zeros((1, h, w), bool), c))
+        result = np.zeros((1, h, w, self._config.tail_dim), np.float32)
+        total = np.zeros((h, w, 1), np.float32)
+        for y, x in product(spans(h, window[0], HALO), spans(w, window[1], HALO)):
+            rows, columns = slice(y.start, y.start + window[0]), slice(x.start, x.start + window[1])
+            tokens = self._run(
+                _transform, grid[:, rows, columns], position[:, rows, columns], *style
+            )
+            weights = ramp(h, window[0], HALO, y)[:, None] * ramp(w, window[1], HALO, x)
+            result[:, rows, columns] += weights[..., None] * np.asarray(tokens)
+            total[rows, columns] += weights[..., None]
+        return result / total
+
+    def _tokens(self, h: int, w: int) -> tuple[int, int]:
+        stride = self._config.content_stride
+        return tuple(max(MIN_TOKENS, -(-side // stride)) for side in (h, w))
+
+    def _size(self, h: int, w: int, padded: tuple[int, int]) -> np.ndarray | None:
+        return None if (h, w) == padded else np.array([h, w], np.int32)
+
+    def _program(self, function, *args) -> jax.stages.Compiled:
+        key = (function, jax.tree.structure(args), *(x.shape for x in jax.tree.leaves(args)))
+        if key not in self._programs:
+            self._programs[key] = self._functions[function].lower(self._state, *args).compile()
+        return self._programs[key]
+
+    def _run(self, function, *args):
+        return self._program(function, *args)(self._state, *args)
+
+    def _bytes(self, function, *args) -> int:
+        """Memory that a program takes while it runs, as its compiler planned it."""
+        memory = self._program(function, *args).memory_analysis()
+        if memory is None:  # not all backends tell
+            return 0
+        return (
+            memory.temp_size_in_bytes
+            + memory.argument_size_in_bytes
+            + memory.output_size_in_bytes
+            - memory.alias_size_in_bytes
         )
-        for c in range(3)
-    ]
-    return np.stack([np.asarray(channel) for channel in channels], axis=-1).clip(0, 1)
+
+
+def _answer(tile, y, x, stride):
+    """The part of a tile that it answers for."""
+    rows = slice((y.low - y.start) * stride, (y.high - y.start) * stride)
+    columns = slice((x.low - x.start) * stride, (x.high - x.start) * stride)
+    return tile[:, rows, columns]
+
+
+def _row(style: EncodedStyle, i: int) -> EncodedStyle:
+    """The style of one content of a batch."""
+    memories = tuple(
+        memory if len(memory.tokens) == 1 else memory._replace(tokens=memory.tokens[i : i + 1])
+        for memory in style.memories
+    )
+    return style._replace(memories=memories)
+
+
+def _encode_style(graphdef, state, style: Float[jax.Array, "b h w 3"]) -> StyleMemory:
+    return nnx.merge(graphdef, state).encode_style(style)
+
+
+def _decode(graphdef, state, content, size, memories, weights):
+    """Predictions in [0, 1]; what lies beyond `size` (height and width) is padding."""
+    model = nnx.merge(graphdef, state)
+    b, h, w, _ = content.shape
+    memories = [_repeat(memory, b) for memory in memories]
+    mask = None
+    if size is not None:
+        outside = (jnp.arange(h) >= size[0])[:, None] | (jnp.arange(w) >= size[1])
+        mask = jnp.broadcast_to(outside, (b, h, w))
+    prediction = model.decode(content, memories, mask, weights=weights, mirrored=True)
+    return jnp.clip(prediction, 0, 1)
+
+
+def _repeat(memory: StyleMemory, batch: int) -> StyleMemory:
+    tokens = jnp.broadcast_to(memory.tokens, (batch, *memory.tokens.shape[1:]))
+    return memory._replace(tokens=tokens)
+
+
+def _encode_tile(graphdef, state, content):
+    return nnx.merge(graphdef, state).encode_content(content)[0]
+
+
+def _transform(graphdef, state, grid, position, memories, weights):
+    b, h, w, c = grid.shape
+    tokens, position = grid.reshape(b, h * w, c), position.reshape(1, h * w, c)
+    transformed = nnx.merge(graphdef, state).transform(tokens, position, memories, weights)
+    return transformed.reshape(b, h, w, -1)
+
+
+def _paint_tile(graphdef, state, content, grid):
+    model = nnx.merge(graphdef, state)
+    _, skips = model.encode_content(content)
+    return jnp.clip(model.paint(grid, skips), 0, 1)

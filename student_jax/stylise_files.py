@@ -1,118 +1,399 @@
 """Stylising picture files: each content with each style."""
 
+import glob
+import io
+import itertools
+import json
+import re
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
+from jaxtyping import UInt8
 from tqdm import tqdm
 
 from student_jax.compilation import enable_compilation_cache
+from student_jax.pictures import FORMATS, colour_profile, encode, is_writable
 from student_jax.pretrained import open_student
-from student_jax.stylise import Stylist
+from student_jax.stylise import MAX_MEMORY, STYLE_SIZE, EncodedStyle, Stylist
+from student_jax.video import VIDEO_SUFFIXES, stylise_video
 from triplets import (
     ImageError,
+    ImageFile,
+    ImageFolder,
     ImageSource,
     InputError,
+    decode_image,
     float_from_uint8,
     open_source,
     resize_shorter_side,
     uint8_from_float,
-    write_image,
 )
+from triplets.atomic import atomic_write
+
+STREAM = "-"
+"""Standard input as a content, standard output as the result."""
+
+MAX_STREAM_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
 class StyliseConfig:
     """Stylise each content with each style."""
 
-    content: str
-    """Picture, or folder of pictures."""
-    style: str
-    """Picture, or folder of pictures."""
-    out: Path
-    """Folder for the results, CONTENT--STYLE.png."""
+    content: tuple[str, ...]
+    """Pictures, folders, patterns such as "photos/*.jpg", videos, or - for standard input."""
+    style: tuple[str, ...]
+    """Pictures, folders or patterns; with weights, such as a.jpg:0.7 b.jpg:0.3, they are mixed."""
+    out: str
+    """Folder for CONTENT--STYLE.png, a pattern such as "out/{content}_{style}.jpg", a picture
+    file for a single result, or - for standard output."""
     checkpoint: str = "mini"
-    """"mini" (the bundled student), the workdir of a training run, or an exported folder."""
+    """"mini" (the bundled student), the workdir of a training run, an exported folder or
+    safetensors file, or hf://OWNER/NAME."""
     step: Literal["best", "latest"] | int = "best"
     """Which checkpoint of a training run."""
     strength: float = 1.0
     """0 keeps the content, 1 is the student's full effect."""
-    style_size: int = 256
+    preserve_colour: bool = False
+    """Keep the content's colours: only its luminance is stylised."""
+    size: int | None = None
+    """Shorter side in pixels to which larger contents are reduced; by default they keep theirs."""
+    style_size: int = STYLE_SIZE
     """Shorter side in pixels at which styles are shown to the student: what it was trained with."""
+    max_memory: float = MAX_MEMORY / 2**30
+    """GiB for the computation: larger pictures are done in tiles."""
+    smoothing: float = 0.5
+    """Videos: share of the previous frame that still regions keep, against flicker; 0 to 0.95."""
+    json: bool = False
+    """Print one JSON object about all results on standard output."""
     overwrite: bool = False
     """Replace results that exist already instead of keeping them."""
 
+    def __post_init__(self):
+        if not 0 <= self.strength <= 1:
+            raise ValueError(f"strength is {self.strength}; expected 0 to 1")
+        if not 0 <= self.smoothing <= 0.95:
+            raise ValueError(f"smoothing is {self.smoothing}; expected 0 to 0.95")
+        for name in ("size", "style_size", "max_memory"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected more than 0")
+        if not self.content or not self.style:
+            raise ValueError("expected at least one content and one style")
+        weighted = [_weighted(spec) is not None for spec in self.style]
+        if any(weighted) and not all(weighted):
+            raise ValueError("some styles have weights and some have none; expected all or none")
+        if self.json and self.out == STREAM:
+            raise ValueError("--json and the picture would both go to standard output")
+        suffix = Path(self.out).suffix.lower()
+        if _is_pattern(self.out) and suffix not in (*FORMATS, *VIDEO_SUFFIXES):
+            raise ValueError(
+                f"out is {self.out!r}; expected a pattern that ends in "
+                f"{', '.join((*FORMATS, *VIDEO_SUFFIXES))}"
+            )
 
-def stylise_files(config: StyliseConfig) -> None:
-    """Write a picture for each pair; unusable pictures are named and left out.
+
+class Result(NamedTuple):
+    """What became of one content with one style."""
+
+    content: str
+    style: str
+    out: str
+    status: Literal["written", "kept", "failed"]
+    seconds: float = 0.0
+    width: int = 0
+    height: int = 0
+    error: str = ""
+
+
+class _Input(NamedTuple):
+    """A picture, or a video, that was asked for."""
+
+    id: str
+    label: str
+    path: Path | None
+    source: ImageSource | None = None
+    index: int = 0
+
+    @property
+    def is_video(self) -> bool:
+        return self.path is not None and self.path.suffix.lower() in VIDEO_SUFFIXES
+
+    def load(self, size: int | None) -> tuple[UInt8[np.ndarray, "h w 3"], bytes | None]:
+        """Pixels, with the shorter side reduced to `size`, and the colour profile."""
+        if self.source is not None and self.path is None:
+            pixels, profile = self.source.load(self.index, at_least=size).pixels, None
+        else:
+            encoded = _read(self.path)
+            pixels = decode_image(io.BytesIO(encoded), name=self.label, at_least=size).pixels
+            profile = colour_profile(encoded)
+        return (pixels if size is None else resize_shorter_side(pixels, size)), profile
+
+
+def stylise_files(config: StyliseConfig) -> list[Result]:
+    """Write a picture for each pair; unusable inputs are named, and the others still done.
 
     Raises:
-        InputError: nothing usable was given.
+        InputError: at the end, when some input failed; at once, when no result is possible.
     """
     enable_compilation_cache()
-    stylist = Stylist(open_student(config.checkpoint, config.step))
-    contents, styles = open_source(config.content), open_source(config.style)
-    skipped = len(contents.skipped) + len(styles.skipped)
-    for name, reason in (*contents.skipped, *styles.skipped):
-        print(f"skipped {name}: {reason}", file=sys.stderr)
-
-    def load(source: ImageSource, index: int, size: int | None) -> np.ndarray | None:
-        nonlocal skipped
-        try:
-            pixels = source.load(index, at_least=size).pixels
-        except ImageError as error:
-            skipped += 1
-            tqdm.write(f"skipped {source.ids[index]}: {error}", file=sys.stderr)
-            return None
-        return float_from_uint8(pixels if size is None else resize_shorter_side(pixels, size))
-
-    content_names, style_names = _output_names(contents.ids), _output_names(styles.ids)
-    loaded = ((name, load(styles, i, config.style_size)) for i, name in enumerate(style_names))
-    usable_styles = [(name, style) for name, style in loaded if style is not None]
-    if not usable_styles:
-        raise InputError(f'no usable style in "{config.style}".')
-    config.out.mkdir(parents=True, exist_ok=True)
-    written = kept = 0
     start = time.monotonic()
-    total = len(contents) * len(usable_styles)
-    with tqdm(total=total, unit="picture", desc="stylising") as bar:
-        for i, content_name in enumerate(content_names):
-            content = load(contents, i, None)
-            for style_name, style in usable_styles:
-                path = config.out / f"{content_name}--{style_name}.png"
-                if content is not None:
-                    if path.exists() and not config.overwrite:
-                        kept += 1
-                    else:
-                        stylised = stylist(content, style, config.strength)
-                        write_image(path, uint8_from_float(stylised))
-                        written += 1
-                bar.update()
-    seconds = time.monotonic() - start
-    print(
-        f"{written} pictures written to {config.out} in {seconds:.1f} s; {kept} were there already "
-        f"and kept, {skipped} inputs were skipped."
+    contents, missing_contents = _expand(config.content)
+    specs = [_weighted(spec) or (spec, None) for spec in config.style]
+    styles, missing_styles = _expand([spec for spec, _ in specs])
+    results = [Result(spec, "", "", "failed", error=e) for spec, e in missing_contents]
+    results += [Result("", spec, "", "failed", error=e) for spec, e in missing_styles]
+    for result in results:
+        _say(f"failed: {result.error}")
+    if missing_styles and specs[0][1] is not None:
+        raise InputError("a mixture needs all of its styles.")
+
+    for name, found, specified in (
+        ("content", contents, config.content),
+        ("style", styles, config.style),
+    ):
+        if not found:
+            raise InputError(f"no usable {name} in {' '.join(specified)!r}.")
+    stylist = Stylist(
+        open_student(config.checkpoint, config.step),
+        style_size=config.style_size,
+        max_memory=int(config.max_memory * 2**30),
     )
-    if not written + kept:
-        raise InputError(f'no usable content in "{config.content}".')
+    encoded, unreadable = _encode_styles(stylist, styles, [weight for _, weight in specs])
+    results += unreadable
+    if not encoded:
+        raise InputError(f"no usable style in {' '.join(config.style)!r}.")
+
+    jobs = _jobs(config, contents, list(encoded), {p.path for p in (*contents, *styles)})
+    with tqdm(total=len(jobs), unit="picture", desc="stylising", disable=None) as bar:
+        for content, of_content in itertools.groupby(jobs, key=lambda job: job[0]):
+            done = _stylise_one(config, stylist, content, list(of_content), encoded, bar)
+            results.extend(done)
+    _report(config, results, time.monotonic() - start)
+    failed = [result for result in results if result.status == "failed"]
+    if failed:
+        raise InputError(f"{len(failed)} of {len(results)} failed; the first: {failed[0].error}")
+    return results
 
 
-def _output_names(ids: Sequence[str]) -> list[str]:
-    """Ids (relative paths) as parts of file names: folders joined by "_", suffixes dropped.
+def _encode_styles(
+    stylist: Stylist, styles: Sequence[_Input], weights: Sequence[float | None]
+) -> tuple[dict[str, EncodedStyle], list[Result]]:
+    """Styles by name, or their mixture, and those that cannot be read."""
+    encoded, unreadable = {}, []
+    names = _names(styles)
+    for name, style in zip(names, styles, strict=True):
+        try:
+            pixels, _ = style.load(None)
+            encoded[name] = stylist.encode_style(pixels)
+        except InputError as error:
+            _say(f"failed: {error}")
+            unreadable.append(Result("", style.label, "", "failed", error=str(error)))
+    if weights[0] is not None:
+        if len(styles) != len(weights) or unreadable:
+            raise InputError("a mixture needs one readable picture for each weight.")
+        encoded = {"+".join(names): stylist.encode_style(list(encoded.values()), weights)}
+    return encoded, unreadable
+
+
+def _stylise_one(config, stylist, content, jobs, encoded, bar) -> list[Result]:
+    """All results of one content, which is decoded once, and only if something is to be done."""
+    results, loaded = [], None
+    for _, style, out in jobs:
+        began = time.monotonic()
+        result = Result(content.label, style, str(out), "kept")
+        if out == STREAM or config.overwrite or not Path(out).exists():
+            try:
+                if content.is_video:
+                    size = _stylise_video(config, stylist, content.path, encoded[style], out)
+                else:
+                    loaded = loaded or content.load(config.size)
+                    size = _stylise_picture(config, stylist, *loaded, encoded[style], out)
+                seconds = round(time.monotonic() - began, 3)
+                result = result._replace(status="written", seconds=seconds)
+                result = result._replace(height=size[0], width=size[1])
+            except (InputError, OSError) as error:
+                result = result._replace(status="failed", error=str(error))
+                _say(f"failed: {error}")
+        results.append(result)
+        bar.update()
+    return results
+
+
+def _stylise_picture(config, stylist, pixels, profile, style, out) -> tuple[int, int]:
+    plan = stylist.plan(*pixels.shape[:2], style)
+    if plan.tile is not None:
+        _say(str(plan))
+    stylised = stylist(
+        float_from_uint8(pixels), style, config.strength, preserve_colour=config.preserve_colour
+    )
+    suffix = ".png" if out == STREAM else Path(out).suffix
+    picture = encode(uint8_from_float(stylised), suffix, profile)
+    if out == STREAM:
+        sys.stdout.buffer.write(picture)
+        sys.stdout.buffer.flush()
+    else:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(out) as file:
+            file.write(picture)
+    return pixels.shape[:2]
+
+
+def _stylise_video(config, stylist, path, style, out) -> tuple[int, int]:
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    video = stylise_video(
+        stylist,
+        path,
+        style,
+        Path(out),
+        strength=config.strength,
+        preserve_colour=config.preserve_colour,
+        smoothing=config.smoothing,
+        size=config.size,
+    )
+    _say(str(video))
+    return video.height, video.width
+
+
+def _expand(specs: Sequence[str]) -> tuple[list[_Input], list[tuple[str, str]]]:
+    """All pictures that the specs stand for, and the specs that stand for none, with reasons."""
+    inputs, missing = [], []
+    for spec in specs:
+        if spec == STREAM:
+            inputs.append(_Input("stdin", "standard input", None))
+            continue
+        paths = [spec]
+        if glob.has_magic(spec) and not Path(spec).exists() and not spec.startswith("tfds:"):
+            paths = sorted(glob.glob(spec, recursive=True))
+            if not paths:
+                missing.append((spec, f"{spec!r} matches nothing; expected pictures"))
+        for path in paths:
+            if Path(path).suffix.lower() in VIDEO_SUFFIXES and Path(path).is_file():
+                inputs.append(_Input(Path(path).name, path, Path(path)))
+                continue
+            try:
+                source = open_source(path)
+            except InputError as error:
+                missing.append((path, str(error)))
+                continue
+            missing += [(name, f"{name!r} {reason}") for name, reason in source.skipped]
+            for index, name in enumerate(source.ids):
+                file = None
+                if isinstance(source, ImageFile):
+                    file = source.path
+                elif isinstance(source, ImageFolder):
+                    file = source.folder / name
+                inputs.append(_Input(name, str(file or name), file, source, index))
+    unique = {picture.label: picture for picture in inputs}
+    return list(unique.values()), missing
+
+
+def _jobs(config, contents, styles, inputs) -> list[tuple[_Input, str, Path | str]]:
+    """Content, style and place of every result.
 
     Raises:
-        InputError: two pictures would share a name.
+        InputError: two results would share a place, or one would replace an input.
     """
-    names = ["_".join(PurePosixPath(i).with_suffix("").parts) for i in ids]
-    if len(set(names)) < len(names):  # such as a.jpg beside a.png
-        names = ["_".join(PurePosixPath(i).parts) for i in ids]
+    jobs, places = [], {}
+    inputs = {path.resolve() for path in inputs if path is not None}
+    for content, name in zip(contents, _names(contents), strict=True):
+        for style in styles:
+            out = _place(config.out, name, style, content.is_video)
+            if out in places:
+                raise InputError(
+                    f"{places[out]} and {content.label} with {style} would both be {out}; "
+                    "give a folder, or a pattern with {content} and {style}."
+                )
+            if out != STREAM and out.resolve() in inputs:
+                raise InputError(f"{out} is one of the inputs; choose another place for results.")
+            places[out] = f"{content.label} with {style}"
+            jobs.append((content, style, out))
+    return jobs
+
+
+def _place(out: str, content: str, style: str, video: bool) -> Path | str:
+    if out == STREAM:
+        return STREAM
+    if not _is_pattern(out):
+        return Path(out) / f"{content}--{style}{'.mp4' if video else '.png'}"
+    place = Path(out.replace("{content}", content).replace("{style}", style))
+    if video != (place.suffix.lower() in VIDEO_SUFFIXES):
+        place = place.with_suffix(".mp4" if video else ".png")
+    return place
+
+
+def _is_pattern(out: str) -> bool:
+    named = "{content}" in out or "{style}" in out
+    is_file = is_writable(out) or Path(out).suffix.lower() in VIDEO_SUFFIXES
+    return named or (is_file and not Path(out).is_dir())
+
+
+def _weighted(spec: str) -> tuple[str, float] | None:
+    """Path and weight of "a.jpg:0.7"."""
+    match = re.fullmatch(r"(.+):(\d+\.?\d*|\.\d+)", spec)
+    if match is None or spec.startswith("tfds:") or Path(spec).exists():
+        return None
+    return match[1], float(match[2])
+
+
+def _names(inputs: Sequence[_Input]) -> list[str]:
+    """Ids as parts of file names: folders joined by "_", suffixes dropped where that is unique.
+
+    Raises:
+        InputError: two inputs would share a name.
+    """
+    ways = (
+        [PurePosixPath(one.id).with_suffix("") for one in inputs],
+        [PurePosixPath(one.id) for one in inputs],  # such as a.jpg beside a.png
+        [PurePosixPath(Path(one.label).as_posix()) for one in inputs],  # x/a.jpg beside y/a.jpg
+    )
+    for way in ways:
+        names = ["_".join(part for part in path.parts if part not in "/..") for path in way]
+        if len(set(names)) == len(names):
+            return names
     for i, name in enumerate(names):
         if name in names[:i]:
-            raise InputError(
-                f'"{ids[names.index(name)]}" and "{ids[i]}" would share a result name.'
-            )
+            first, second = inputs[names.index(name)].label, inputs[i].label
+            raise InputError(f'"{first}" and "{second}" would share a result name.')
     return names
+
+
+def _read(path: Path | None) -> bytes:
+    if path is not None:
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise ImageError(f"cannot read {str(path)!r}: {error.strerror}") from error
+    data = sys.stdin.buffer.read(MAX_STREAM_BYTES + 1)
+    if len(data) > MAX_STREAM_BYTES:
+        raise ImageError(f"standard input has more than {MAX_STREAM_BYTES >> 20} MiB")
+    return data
+
+
+def _say(text: str) -> None:
+    tqdm.write(text, file=sys.stderr)
+
+
+def _report(config: StyliseConfig, results: Sequence[Result], seconds: float) -> None:
+    counts = {
+        status: sum(result.status == status for result in results)
+        for status in ("written", "kept", "failed")
+    }
+    if config.json:
+        fields = [result._asdict() for result in results]
+        print(json.dumps({"results": fields, "seconds": round(seconds, 3)} | counts, indent=2))
+        return
+    times = sorted(result.seconds for result in results if result.status == "written")
+    each = ""
+    if times:
+        # The first picture of a size waits for its program to be compiled: the median does not.
+        each = f", {times[len(times) // 2]:.2f} s a picture (median)"
+    print(
+        f"{counts['written']} pictures written to {config.out} in {seconds:.1f} s{each}; "
+        f"{counts['kept']} were there already and kept, {counts['failed']} inputs failed.",
+        file=sys.stderr if config.out == STREAM else sys.stdout,
+    )

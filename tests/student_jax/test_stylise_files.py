@@ -1,0 +1,208 @@
+import dataclasses
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image, ImageCms
+
+from student_jax import STTR
+from student_jax.pretrained import save_pretrained
+from student_jax.stylise_files import StyliseConfig, _expand, _jobs, _names, _place, stylise_files
+from student_jax.video import Smoother
+from triplets import InputError, read_image
+
+STYLIZE = Path(__file__).parents[2] / "scripts" / "stylize.py"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("student")
+    save_pretrained(STTR(tiny_model, rngs=nnx.Rngs(1)), folder)
+    return str(folder)
+
+
+@pytest.fixture
+def files(checkpoint, tmp_path):
+    """Two contents, one in a folder below, and a style."""
+    (tmp_path / "content" / "below").mkdir(parents=True)
+    Image.new("RGB", (64, 60), "red").save(tmp_path / "content" / "a.jpg")
+    Image.new("L", (64, 64), 90).save(tmp_path / "content" / "below" / "b.png")
+    Image.new("RGB", (600, 300), "blue").save(tmp_path / "style.png")
+    return StyliseConfig(
+        (str(tmp_path / "content"),),
+        (str(tmp_path / "style.png"),),
+        str(tmp_path / "out"),
+        checkpoint=checkpoint,
+        style_size=64,
+    )
+
+
+def results(config):
+    return {path.name: read_image(path).shape for path in Path(config.out).iterdir()}
+
+
+def test_folder_of_contents(files, capsys):
+    stylise_files(files)
+    assert results(files) == {"a--style.png": (60, 64, 3), "below_b--style.png": (64, 64, 3)}
+    assert "2 pictures written" in capsys.readouterr().out
+
+
+def test_a_bad_input_does_not_stop_the_others(files, capsys):
+    content = files.content[0]
+    Path(content, "broken.png").write_bytes(b"nothing")
+    config = dataclasses.replace(files, content=(content, "missing.jpg", "no*.jpg"), json=True)
+    with pytest.raises(InputError, match=r"3 of 5 failed; .* 'missing\.jpg' does not exist"):
+        stylise_files(config)
+    report = json.loads(capsys.readouterr().out)
+    assert (report["written"], report["kept"], report["failed"]) == (2, 0, 3)
+    written = next(r for r in report["results"] if r["content"].endswith("a.jpg"))
+    assert (written["status"], written["width"], written["height"]) == ("written", 64, 60)
+    assert Path(written["out"]).exists() and written["seconds"] > 0
+    assert any("broken.png" in r["error"] for r in report["results"])
+
+
+def test_results_are_kept_unless_told_otherwise(files, capsys):
+    Path(files.out).mkdir()
+    old = Path(files.out, "a--style.png")
+    Image.new("RGB", (2, 2)).save(old)
+    stylise_files(files)
+    assert read_image(old).shape == (2, 2, 3)
+    assert "1 were there already" in capsys.readouterr().out
+    stylise_files(dataclasses.replace(files, overwrite=True))
+    assert read_image(old).shape == (60, 64, 3)
+
+
+def test_patterns_mixtures_sizes_and_profiles(files):
+    """JPEG by pattern, turned upright and smaller, with the profile of the content."""
+    root = Path(files.out).parent
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    photo = Image.new("RGB", (128, 96), "red")
+    photo.getexif()[0x0112] = 6
+    photo.save(root / "photo.jpg", exif=photo.getexif(), icc_profile=profile)
+    style = files.style[0]
+    Image.new("RGB", (64, 64), "green").save(root / "other.png")
+    config = dataclasses.replace(
+        files,
+        content=(str(root / "ph*.jpg"),),
+        style=(f"{style}:0.7", f"{root / 'other.png'}:0.3"),
+        out=str(root / "new" / "{content}_{style}.webp"),
+        size=64,
+    )
+    stylise_files(config)
+    with Image.open(root / "new" / "photo_style+other.webp") as picture:
+        assert picture.size == (64, 85) and picture.info["icc_profile"] == profile
+        assert 0x0112 not in picture.getexif()
+
+
+def test_standard_input_to_standard_output(files, tmp_path):
+    encoded = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(encoded, "PNG")
+    command = [sys.executable, STYLIZE, "--checkpoint", files.checkpoint, "--content", "-"]
+    command += ["--style", files.style[0], "--style-size", "64", "--out", "-"]
+    done = subprocess.run(command, input=encoded.getvalue(), capture_output=True, check=True)
+    with Image.open(io.BytesIO(done.stdout)) as picture:
+        assert (picture.format, picture.size) == ("PNG", (64, 64))
+    assert b"1 pictures written" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        ([], 2, ""),
+        (["--strength", "3"], 2, "strength is 3.0; expected 0 to 1"),
+        (["--content", "missing.jpg"], 1, "no usable content in 'missing.jpg'"),
+    ],
+)
+def test_exit_status(files, arguments, status, message):
+    command = [sys.executable, STYLIZE, "--checkpoint", files.checkpoint]
+    if arguments:
+        command += ["--content", files.content[0], "--style", files.style[0], "--out", files.out]
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True)
+    assert done.returncode == status
+    assert "Traceback" not in done.stderr
+    if arguments:
+        assert message in " ".join((done.stdout + done.stderr).replace("│", " ").split())
+
+
+def test_usage_that_cannot_work(files):
+    style = files.style[0]
+    for fields, message in (
+        ({"style": (f"{style}:0.5", "b.jpg")}, "expected all or none"),
+        ({"json": True, "out": "-"}, "both go to standard output"),
+        ({"out": "{content}.gif"}, "expected a pattern that ends in"),
+        ({"size": 0}, "size is 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            dataclasses.replace(files, **fields)
+
+
+def test_results_never_replace_inputs_or_each_other(files):
+    contents, _ = _expand(files.content)
+    paths = {content.path for content in contents}
+    pattern = dataclasses.replace(files, out=f"{files.content[0]}/{{content}}.jpg")
+    with pytest.raises(InputError, match=r"a\.jpg is one of the inputs"):
+        _jobs(pattern, contents, ["style"], paths)
+    single = dataclasses.replace(files, out="one.png")
+    with pytest.raises(InputError, match=r"would both be one\.png"):
+        _jobs(single, contents, ["style"], paths)
+
+
+def test_names_of_results(files):
+    content = Path(files.content[0])
+    Image.new("RGB", (64, 64)).save(content / "a.png")
+    assert _names(_expand(files.content)[0]) == ["a.jpg", "a.png", "below_b.png"]
+    twice, _ = _expand((str(content / "a.jpg"), str(content / "a*")))
+    assert [one.id for one in twice] == ["a.jpg", "a.png"]  # named twice, done once
+    assert _place("out", "a", "s", video=False) == Path("out/a--s.png")
+    assert _place("o/{style}/{content}.webp", "a", "s", video=False) == Path("o/s/a.webp")
+    assert _place("{content}.png", "a", "s", video=True) == Path("a.mp4")
+
+
+def test_a_style_that_cannot_be_read(files):
+    broken = Path(files.content[0]) / "broken.png"
+    broken.write_bytes(b"nothing")
+    with pytest.raises(InputError, match="no usable style"):
+        stylise_files(dataclasses.replace(files, style=(str(broken),)))
+
+
+def test_video_keeps_length_rate_size_and_sound(files):
+    root = Path(files.out).parent
+    silent, clip = root / "silent.mp4", root / "clip.mp4"
+    writer = imageio_ffmpeg.write_frames(str(silent), (64, 64), fps=8, macro_block_size=2)
+    writer.send(None)
+    for i in range(6):
+        frame = np.full((64, 64, 3), 80, np.uint8)
+        frame[8 * i : 8 * i + 8] = 200
+        writer.send(frame)
+    writer.close()
+    ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", "-i", silent]
+    ffmpeg += ["-f", "lavfi", "-i", "sine=frequency=440:duration=0.75", "-shortest", clip]
+    subprocess.run(ffmpeg, check=True)
+    stylise_files(dataclasses.replace(files, content=(str(clip),)))
+    reader = imageio_ffmpeg.read_frames(str(root / "out" / "clip--style.mp4"))
+    meta = next(reader)
+    assert meta["size"] == (64, 64) and meta["fps"] == 8 and meta.get("audio_codec")
+    assert len(list(reader)) == 6
+    assert [path.name for path in (root / "out").iterdir()] == ["clip--style.mp4"]
+    clip.write_bytes(b"nothing")
+    with pytest.raises(InputError, match="cannot read the video"):
+        stylise_files(dataclasses.replace(files, content=(str(clip),), overwrite=True))
+
+
+def test_smoothing_steadies_what_stands_still_only():
+    """A still content whose stylised frames jitter, then one that changes everywhere."""
+    rng = np.random.default_rng(0)
+    content = np.full((8, 8, 3), 0.5, np.float32)
+    smoother = Smoother(0.8)
+    for _ in range(30):
+        smoother(content, rng.random((8, 8, 3), np.float32))
+    # A running average y' = 0.8 y + 0.2 x of noise changes by 0.2 (x - y): about a sixth.
+    assert smoother.flicker("after") < 0.5 * smoother.flicker("before")
+    moved = rng.random((8, 8, 3), np.float32)
+    np.testing.assert_allclose(smoother(1 - content / 5, moved), moved, atol=1e-5)
