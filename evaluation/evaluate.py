@@ -1,6 +1,6 @@
 """A student, a teacher's dump or a folder of results by anyone, measured beside three baselines."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -263,7 +263,9 @@ def _stem(picture_id: str) -> str:
     return "_".join(PurePosixPath(picture_id).with_suffix("").parts)
 
 
-def _student_method(stylist: Stylist, style_size: int | None) -> Method:
+def _student_method(
+    stylist: Callable[[Picture, Picture], Picture], style_size: int | None
+) -> Method:
     def stylise(example: Example) -> Picture:
         style = example.style
         if style_size is not None and style_size < min(style.shape[:2]):
