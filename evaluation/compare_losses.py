@@ -46,7 +46,7 @@ class Claim:
     relation: Literal["below", "above"]
 
     def differences(self, by_seed: dict[str, Sequence[dict[str, float]]]) -> list[float]:
-        """Of each seed: how far the loss lies on the claimed side of L1; negative if it does not."""
+        """Of each seed: how far the loss lies on the claimed side of L1, or minus that."""
         sign = 1 if self.relation == "above" else -1
         return [
             sign * (own[self.measure] - first[self.measure])
