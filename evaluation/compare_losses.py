@@ -69,6 +69,8 @@ class CompareConfig:
 
     data: Path
     """Triplet dataset of scripts/dump_teacher.py to train on."""
+    validation: Path | None = None
+    """Triplet dataset to measure on; by default the training holds a part of its data out."""
     out: Path = Path("runs/losses")
     """Folder of the runs; the same command continues what was interrupted."""
     report: Path = Path("docs/experiments")
@@ -101,6 +103,8 @@ class CompareConfig:
     def run(self, loss: str, seed: int) -> TrainingRun:
         """The training with one loss and seed."""
         start = () if self.init_from is None else ("--init-from", self.init_from)
+        if self.validation is not None:
+            start += ("--validation", str(self.validation))
         flags = (
             *("--data", str(self.data), "--loss", loss, "--seed", str(seed)),
             *("--warmup-steps", str(min(500, self.steps // 10))),
@@ -166,6 +170,7 @@ def stylise_gold_set(config: CompareConfig, gold: GoldSet) -> Path:
         *("--steps", str(styleid["num_steps"]), "--gamma", str(styleid["gamma"])),
         *("--temperature", str(styleid["temperature"])),
         *("--injection-layers", *map(str, styleid["injection_layers"])),
+        *("--dtype", manifest["settings"]["dtype"]),
     ]
     dataset = ensure_dump(folder / "triplets", flags)
     hashes = [m["settings"].get("weights_sha256") for m in (manifest, dataset.manifest)]
@@ -339,7 +344,7 @@ def _sharpness(
 def _command(config: CompareConfig) -> str:
     default = CompareConfig(config.data)
     words = ["--data", str(config.data)]
-    for name in ("preset", "init_from", "seeds", "steps", "flags", "max_pairs"):
+    for name in ("validation", "preset", "init_from", "seeds", "steps", "flags", "max_pairs"):
         value = getattr(config, name)
         if value != getattr(default, name):
             values = value if isinstance(value, tuple) else (value,)

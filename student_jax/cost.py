@@ -39,10 +39,11 @@ def count(name: str, size: int) -> dict[str, float]:
     """Parameters, and floating-point operations of one picture (2 for a multiply-add), by XLA."""
     # Whole attention matrices: XLA counts the body of a loop once, however often it runs.
     attention.CPU_SCORE_BYTES = attention.SCORE_BYTES = 2**62
-    predict, state = program(nnx.eval_shape(lambda: build(name)))
+    model = nnx.eval_shape(lambda: build(name))
+    predict, state = program(model)
     image = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
     cost = predict.lower(state, image, image).cost_analysis()
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(state))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
     return {"parameters": parameters, "flops": cost["flops"]}
 
 
