@@ -262,7 +262,7 @@ def report_text(
             if seen:
                 lines.append(f"The training data hold some of these pictures: {', '.join(seen)}.")
             lines += ["", "![Gold set](losses_gold.jpg)"]
-    lines += ["", "## Against the study", ""]
+    lines += ["", "## Against the study", "", summary(by_seed), ""]
     lines += [f"- {sentence}" for sentence in verdicts(by_seed)]
     lines += ["", *_sharpness(by_seed, others)]
     return "\n".join(lines)
@@ -313,6 +313,22 @@ def verdicts(by_seed: dict[str, list[dict[str, dict[str, float]]]]) -> list[str]
         "and the picture shows them."
     )
     return sentences
+
+
+def summary(by_seed: dict[str, list[dict[str, dict[str, float]]]]) -> str:
+    """How many of the study's findings the held-out triplets confirm."""
+    of_set = {loss: [run[HELD_OUT] for run in runs] for loss, runs in by_seed.items()}
+    counts = {"agree": 0, "disagree": 0, "are undecided": 0}
+    for claim in CLAIMS:
+        holds = [difference > 0 for difference in claim.differences(of_set)]
+        outcome = "agree" if all(holds) else "are undecided" if any(holds) else "disagree"
+        counts[outcome] += 1
+    parts = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+    seeds = len(by_seed["L1"])
+    return (
+        f"Of {len(CLAIMS)} comparisons on the held-out triplets {parts}. To agree, a finding must "
+        f"hold with every one of the {seeds} seeds, to disagree with none."
+    )
 
 
 def _verdict(holds: int, seeds: int) -> str:

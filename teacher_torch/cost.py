@@ -53,7 +53,9 @@ def build_components(model: str, device: str, dtype: torch.dtype) -> Components:
         else:
             unet, vae, text = stable_diffusion_15()
     for module in (unet, vae):
-        module.to(dtype).eval().requires_grad_(False)
+        module.eval().requires_grad_(False)
+        if dtype == torch.float16:
+            module.half()
     return Components(unet, vae, build_scheduler(), text.to(device, dtype))
 
 

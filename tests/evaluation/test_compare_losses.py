@@ -10,6 +10,7 @@ from evaluation.compare_losses import (
     SHOWN,
     CompareConfig,
     report_text,
+    summary,
     table,
     verdicts,
 )
@@ -47,6 +48,12 @@ def test_verdicts_follow_from_the_figures():
     assert "below L1" in by_measure["L3", "mse"]
     assert "**undecided** on the gold set (2 of 3 seeds" in by_measure["L2", "saturation"]
     assert "**agrees**" in by_measure["L3", "brightness"]
+
+
+def test_summary_counts_the_verdicts():
+    # Agree: L2's error, L3's brightness. Undecided: L2's saturation. Ties are no agreement.
+    expected = "Of 8 comparisons on the held-out triplets 2 agree, 5 disagree, 1 are undecided."
+    assert expected in summary(BY_SEED)
 
 
 def test_table_has_mean_and_spread():
