@@ -35,7 +35,7 @@ def program(model: STTR):
     return jax.jit(lambda s, content, style: nnx.merge(graphdef, s)(content, style)), state
 
 
-def count(name: str, size: int) -> dict[str, float]:
+def count(name: str, size: int) -> dict[str, int]:
     """Parameters, and floating-point operations of one picture (2 for a multiply-add), by XLA."""
     # Whole attention matrices: XLA counts the body of a loop once, however often it runs.
     attention.CPU_SCORE_BYTES = attention.SCORE_BYTES = 2**62
@@ -44,10 +44,10 @@ def count(name: str, size: int) -> dict[str, float]:
     image = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
     cost = predict.lower(state, image, image).cost_analysis()
     parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
-    return {"parameters": parameters, "flops": cost["flops"]}
+    return {"parameters": parameters, "flops": int(cost["flops"])}
 
 
-def run(name: str, size: int) -> dict[str, float | str]:
+def run(name: str, size: int) -> dict[str, int | float | str]:
     """Seconds (the median of five, compilation left out) and memory in bytes of one picture.
 
     The memory is what the compiled program holds at most: weights, pictures and what is between.

@@ -66,7 +66,7 @@ def stylise_one(components: Components, size: int, steps: int) -> None:
     teacher.stylise(teacher.invert(image), teacher.invert(image))
 
 
-def count(model: str, size: int, steps: int) -> dict[str, float]:
+def count(model: str, size: int, steps: int) -> dict[str, int]:
     """Parameters, and floating-point operations of one picture (2 for a multiply-add).
 
     Counted on torch's meta device, which computes nothing. The cost is linear in the steps.
@@ -81,7 +81,7 @@ def count(model: str, size: int, steps: int) -> dict[str, float]:
     return {"parameters": parameters, "flops": flops[0] + (steps - 2) * (flops[1] - flops[0])}
 
 
-def run(model: str, size: int, steps: int, device: str) -> dict[str, float | str]:
+def run(model: str, size: int, steps: int, device: str) -> dict[str, int | float | str]:
     """Seconds and peak memory in bytes of one picture.
 
     The time is that of 2 and of 4 steps, each the median of three, continued to `steps`. On a GPU

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from evaluation.ablations import (
-    PLANS,
     AblationConfig,
     Plan,
     Variant,
     count_parameters,
     draw_curve,
     paragraph,
+    plan_gram,
     plan_size,
     plan_styles,
     plan_triplets,
@@ -57,9 +57,11 @@ def test_styles_share_one_budget(dataset):
         plan_styles(dataset, diagonal)
 
 
+@pytest.mark.slow  # shapes of three students, traced
 def test_sizes_are_around_the_mini(dataset):
     plan = plan_size(dataset, np.arange(20))
     half, mini, double = (variant.x for variant in plan.variants)
+    assert plan.variants[0].flags[:3] == ("--model.content-widths", "12", "24")
     assert mini == count_parameters(STTRConfig.mini()) / 1e6
     assert half < mini < double
     # Weights of matrices grow with the square of the widths, biases linearly.
@@ -92,7 +94,7 @@ def test_paragraph_and_curve_follow_from_the_figures(tmp_path, dump):
     assert "| 8 | 0.03000 ± 0.01414 |" in report
 
 
-def test_every_study_has_a_plan(dataset):
-    for make in PLANS.values():
-        plan = make(dataset, np.arange(20))
-        assert len({variant.label for variant in plan.variants}) == len(plan.variants) > 1
+def test_the_gram_study_is_beside_l1(dataset):
+    flags = [variant.flags for variant in plan_gram(dataset, np.arange(20)).variants]
+    assert flags[0] == ("--loss", "L1")
+    assert {flag[-1] for flag in flags[1:]} == {"sum", "mean"}
