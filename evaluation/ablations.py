@@ -206,8 +206,9 @@ def ablate(config: AblationConfig) -> None:
     judge = Judge(structure=False)
     examples = [(held_out, range(len(held_out)))]
     sets = {"held out": lambda: triplet_examples(examples)}
+    key = f"{config.data} {config.validation} {config.max_pairs}"
     figures = {
-        label: [judged(run, judge, sets, str(config.data))["held out"] for run in of_variant]
+        label: [judged(run, judge, sets, key)["held out"] for run in of_variant]
         for label, of_variant in runs.items()
     }
     config.report.mkdir(parents=True, exist_ok=True)

@@ -137,7 +137,7 @@ def compare_losses(config: CompareConfig) -> None:
         GOLD: lambda: triplet_examples(everything),
     }
     judge = Judge(structure=False)
-    key = f"{config.data} {config.max_pairs} {gold.sha256} {len(gold_dataset)}"
+    key = f"{config.data} {config.validation} {config.max_pairs} {gold.sha256} {len(gold_dataset)}"
     by_seed = {
         loss: [judged(run, judge, sets, key) for run in of_loss] for loss, of_loss in runs.items()
     }
