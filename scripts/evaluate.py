@@ -1,8 +1,8 @@
-"""Compare a student with its teacher on held-out triplets, beside two simple baselines."""
+"""Measure a student, a teacher's dump or anyone's results beside three baselines."""
 
 from command import run
 
-from student_jax.evaluate import EvaluateConfig, evaluate
+from evaluation.evaluate import EvaluateConfig, evaluate
 
 if __name__ == "__main__":
     run(evaluate, EvaluateConfig, __doc__)

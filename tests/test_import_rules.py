@@ -9,8 +9,16 @@ RULES = {
     "triplets": ("torch", "jax", "tensorflow", "diffusers"),
     "assets": ("torch", "jax", "numpy"),
     "losses": ("torch", "flax", "student_jax", "teacher_torch", "triplets"),
-    "student_jax": ("torch", "diffusers", "transformers", "teacher_torch", "tensorflow"),
-    "teacher_torch": ("jax", "flax", "student_jax", "losses", "tensorflow"),
+    "evaluation": ("torch", "diffusers", "transformers", "teacher_torch", "tensorflow"),
+    "student_jax": (
+        "torch",
+        "diffusers",
+        "transformers",
+        "teacher_torch",
+        "evaluation",
+        "tensorflow",
+    ),
+    "teacher_torch": ("jax", "flax", "student_jax", "losses", "evaluation", "tensorflow"),
 }
 
 

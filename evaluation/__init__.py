@@ -1,0 +1,1 @@
+"""Judging style transfer: measures of pictures, baselines, the gold set, reports."""

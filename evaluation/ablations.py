@@ -1,0 +1,357 @@
+"""Studies that help to decide: how many triplets, which pairs, how large a student, which Gram.
+
+Each trains some variants of one thing, measures them on the same held-out triplets, and writes a
+curve and a paragraph from the figures.
+"""
+
+import json
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Int
+
+from evaluation.evaluate import spread, triplet_examples
+from evaluation.measures import MEASURES, Judge
+from evaluation.report import cell, heading, write_text
+from evaluation.runs import TrainingRun
+from evaluation.study import judged, machine, mean_and_spread
+from student_jax.compilation import enable_compilation_cache
+from student_jax.config import STTRConfig
+from student_jax.data import split_triplets
+from student_jax.models import STTR
+from triplets import ImageSet, InputError, TripletDataset, TripletWriter
+from triplets.atomic import atomic_write
+
+Study = Literal["triplets", "styles", "size", "gram"]
+SHOWN = ("mse", "psnr", "ssim", "lpips", "style_gram", "style_histogram", "sharpness")
+CURVES = ("mse", "lpips")
+SHARD_SIZE = 256
+
+
+@dataclass(frozen=True)
+class AblationConfig:
+    """Run one of the studies and write its curve and paragraph."""
+
+    study: Study
+    """triplets: fidelity by number of triplets; styles: many or few styles in as many triplets;
+    size: fidelity by size of the student; gram: the two reductions of the Gram term, with L2."""
+    data: Path
+    """Triplet dataset of scripts/dump_teacher.py to train on."""
+    validation: Path | None = None
+    """Triplet dataset to measure on; by default a part of the training data is held out."""
+    out: Path = Path("runs/ablations")
+    """Folder of the runs; the same command continues what was interrupted."""
+    report: Path = Path("docs/experiments")
+    """Folder for STUDY.md, STUDY.png and STUDY.json."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One run for every variant and seed."""
+    steps: int = 2000
+    """Of each run."""
+    flags: str = ""
+    """Further flags of scripts/train_flax.py for all runs, such as "--batch-size 16"."""
+    held_out_fraction: float = 0.1
+    """Share of the contents and of the styles that no variant sees, without --validation."""
+    max_pairs: int = 64
+    """Held-out triplets to measure on at most."""
+
+    def __post_init__(self):
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds are {self.seeds}; expected one or more different ones")
+        if self.steps < 2 or self.max_pairs < 1 or not 0 < self.held_out_fraction < 1:
+            raise ValueError(
+                "expected at least 2 steps, 1 of max_pairs, and a held_out_fraction between 0 and 1"
+            )
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One point of a curve."""
+
+    label: str
+    x: float
+    """Its place on the curve's axis."""
+    flags: tuple[str, ...] = ()
+    """Of scripts/train_flax.py."""
+    rows: tuple[int, ...] | None = None
+    """Triplets to train on; None for all that are not held out."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study varies, and what it asks."""
+
+    question: str
+    axis: str
+    variants: Sequence[Variant]
+    logarithmic: bool = True
+
+
+def plan_triplets(dataset: TripletDataset, train: Int[np.ndarray, " p"]) -> Plan:
+    """An eighth, a quarter, half and all of the triplets; each holds the ones before."""
+    shuffled = np.random.default_rng(0).permutation(train)
+    counts = [count for d in (8, 4, 2, 1) if (count := len(train) // d)]
+    variants = [Variant(str(n), float(n), rows=tuple(map(int, shuffled[:n]))) for n in counts]
+    return Plan("How many triplets does a student need?", "triplets", variants)
+
+
+def plan_styles(dataset: TripletDataset, train: Int[np.ndarray, " p"]) -> Plan:
+    """As many triplets each time, of all the styles, of half of them, and so on down to an eighth
+    where those have as many triplets.
+
+    Raises:
+        InputError: half of the styles have fewer triplets than there are styles.
+    """
+    pairs = dataset.pairs[train]
+    styles = np.random.default_rng(0).permutation(np.unique(pairs[:, 1]))
+    counts = sorted({max(1, len(styles) // d) for d in (8, 4, 2, 1)})
+    chosen = [np.flatnonzero(np.isin(pairs[:, 1], styles[:n])) for n in counts]
+    while len(counts) > 1 and len(chosen[0]) < len(styles):
+        counts, chosen = counts[1:], chosen[1:]
+    if len(counts) < 2:
+        raise InputError(
+            f"{dataset.root}: its training part has {len(pairs)} triplets of {len(styles)} styles; "
+            "expected several styles, each paired with several contents."
+        )
+    budget = len(chosen[0])
+    variants = []
+    for count, of_styles in zip(counts, chosen, strict=True):
+        rows = np.random.default_rng(0).permutation(of_styles)
+        # One triplet of every style first, so that as many styles as promised are there.
+        _, first = np.unique(pairs[rows, 1], return_index=True)
+        ordered = np.concatenate([rows[first], np.delete(rows, first)])[:budget]
+        variants.append(Variant(str(count), float(count), rows=tuple(map(int, train[ordered]))))
+    question = f"Are many styles better than few, in {budget} triplets each time?"
+    return Plan(question, "distinct styles", variants)
+
+
+def plan_size(dataset: TripletDataset, train: Int[np.ndarray, " p"]) -> Plan:
+    """The mini student, and students of half and twice its widths."""
+    mini = STTRConfig.mini()
+    variants = []
+    for factor, name in ((0.5, "half"), (1, "mini"), (2, "double")):
+        widths = tuple(round(factor * w) for w in mini.content_widths)
+        fields = {
+            "content_widths": widths,
+            "style_widths": widths,
+            "hidden_dim": round(factor * mini.hidden_dim),
+            "mlp_dim": round(factor * mini.mlp_dim),
+            "tail_dim": round(factor * mini.tail_dim),
+        }
+        flags = []
+        for field, value in fields.items():
+            values = value if isinstance(value, tuple) else (value,)
+            flags += [f"--model.{field.replace('_', '-')}", *map(str, values)]
+        millions = count_parameters(replace(mini, **fields)) / 1e6
+        variants.append(Variant(name, millions, tuple(flags)))
+    return Plan("How large must a student be?", "million parameters", variants)
+
+
+def plan_gram(dataset: TripletDataset, train: Int[np.ndarray, " p"]) -> Plan:
+    """L2 with both reductions of the Gram term, beside L1."""
+    variants = [
+        Variant("L1", 0.0, ("--loss", "L1")),
+        Variant("L2, mean", 1.0, ("--loss", "L2", "--gram-reduction", "mean")),
+        Variant("L2, sum", 2.0, ("--loss", "L2", "--gram-reduction", "sum")),
+    ]
+    question = "What does the reduction of the Gram term change?"
+    return Plan(question, "loss and reduction", variants, logarithmic=False)
+
+
+PLANS: dict[Study, Callable[[TripletDataset, np.ndarray], Plan]] = {
+    "triplets": plan_triplets,
+    "styles": plan_styles,
+    "size": plan_size,
+    "gram": plan_gram,
+}
+
+
+def count_parameters(config: STTRConfig) -> int:
+    """Trained numbers of a student."""
+    model = nnx.eval_shape(lambda: STTR(config, rngs=nnx.Rngs(0)))
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+
+
+def ablate(config: AblationConfig) -> None:
+    """Run the study, or what is left of it; see `AblationConfig`.
+
+    Raises:
+        InputError: data that do not suit the study, or a training that failed.
+    """
+    enable_compilation_cache()
+    dataset = TripletDataset(config.data)
+    fraction = 0.0 if config.validation else config.held_out_fraction
+    split = split_triplets(dataset, fraction)
+    plan = PLANS[config.study](dataset, split.train)
+    # Every variant is validated on the same triplets: a dataset of their own.
+    source, rows = dataset, split.held_out
+    if config.validation:
+        source = TripletDataset(config.validation)
+        rows = np.arange(len(source))
+    held_out = subset(source, spread(rows, config.max_pairs), config.out / "held_out")
+    runs = {}
+    for variant in plan.variants:
+        rows = [int(row) for row in split.train] if variant.rows is None else variant.rows
+        name = "all" if variant.rows is None else f"{config.study}-{variant.label}"
+        data = subset(dataset, rows, config.out / f"data-{name}")
+        runs[variant.label] = [_run(config, variant, data, held_out, s) for s in config.seeds]
+    for column in zip(*runs.values(), strict=True):
+        for run in column:
+            run.ensure()
+    judge = Judge(structure=False)
+    examples = [(held_out, range(len(held_out)))]
+    sets = {"held out": lambda: triplet_examples(examples)}
+    key = f"{config.data} {config.validation} {config.max_pairs}"
+    figures = {
+        label: [judged(run, judge, sets, key)["held out"] for run in of_variant]
+        for label, of_variant in runs.items()
+    }
+    config.report.mkdir(parents=True, exist_ok=True)
+    write_text(config.report / f"{config.study}.json", json.dumps(figures, indent=2))
+    draw_curve(plan, figures, config.report / f"{config.study}.png")
+    text = report_text(config, plan, figures, len(held_out))
+    write_text(config.report / f"{config.study}.md", text)
+    print(text)
+
+
+def _run(
+    config: AblationConfig,
+    variant: Variant,
+    data: TripletDataset,
+    held_out: TripletDataset,
+    seed: int,
+) -> TrainingRun:
+    label = variant.label.replace(", ", "-")
+    flags = (
+        *("--data", str(data.root), "--validation", str(held_out.root), "--seed", str(seed)),
+        *("--warmup-steps", str(min(500, config.steps // 10))),
+        *("--checkpoint-every", str(max(1, config.steps // 2))),
+        *variant.flags,
+        *shlex.split(config.flags),
+    )
+    workdir = config.out / f"{config.study}-{label}-seed{seed}"
+    return TrainingRun(workdir, "mini", flags, config.steps)
+
+
+def subset(dataset: TripletDataset, rows: Sequence[int], root: Path) -> TripletDataset:
+    """A dataset of some of the triplets, written once; with only their contents and styles."""
+    pairs = dataset.pairs[list(rows)]
+    used = [np.unique(column, return_inverse=True) for column in pairs.T]
+    size = tuple(dataset.manifest["image_size"])
+    contents, styles = (
+        ImageSet(images[kept], [ids[i] for i in kept], [size] * len(kept))
+        for images, ids, (kept, _) in zip(
+            (dataset.contents, dataset.styles),
+            (dataset.content_ids, dataset.style_ids),
+            used,
+            strict=True,
+        )
+    )
+    writer = TripletWriter(
+        root,
+        contents=contents,
+        styles=styles,
+        pairs=np.stack([places for _, places in used], axis=1),
+        shard_size=SHARD_SIZE,
+        provenance=dataset.manifest.get("provenance", {}),
+    )
+    for shard in writer.missing_shards():
+        chosen = rows[shard * SHARD_SIZE : (shard + 1) * SHARD_SIZE]
+        writer.write_shard(shard, np.stack([dataset[row].stylised for row in chosen]))
+    return TripletDataset(root)
+
+
+def draw_curve(plan: Plan, figures: dict[str, list[dict[str, float]]], path: Path) -> None:
+    """Every seed as a point and their mean as a line, one panel a measure.
+
+    Raises:
+        InputError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise InputError(
+            'drawing curves needs matplotlib: pip install "style-distil[evaluation]"'
+        ) from error
+    figure = Figure(figsize=(4.2 * len(CURVES), 3.2), layout="constrained")
+    x = [variant.x for variant in plan.variants]
+    for axes, measure in zip(figure.subplots(1, len(CURVES)), CURVES, strict=True):
+        values = [[run[measure] for run in figures[v.label]] for v in plan.variants]
+        for place, of_variant in zip(x, values, strict=True):
+            axes.plot([place] * len(of_variant), of_variant, "o", color="C0", alpha=0.4)
+        axes.plot(x, [np.mean(of_variant) for of_variant in values], "-", color="C0")
+        if plan.logarithmic:
+            axes.set_xscale("log", base=2)
+        axes.set_xticks(x, [f"{v.x:.3g}" if plan.logarithmic else v.label for v in plan.variants])
+        axes.minorticks_off()
+        axes.set_xlabel(plan.axis)
+        axes.set_ylabel(f"{MEASURES[measure].title} to the teacher")
+        axes.grid(alpha=0.3)
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png", dpi=120)
+
+
+def report_text(
+    config: AblationConfig,
+    plan: Plan,
+    figures: dict[str, list[dict[str, float]]],
+    held_out: int,
+) -> str:
+    """A paragraph, the curve and the table, in Markdown; all statements follow from the figures."""
+    lines = [
+        f"# {plan.question}",
+        "",
+        paragraph(plan, figures),
+        "",
+        f"![Curve]({config.study}.png)",
+        "",
+        f"| {plan.axis} | {' | '.join(map(heading, SHOWN))} |",
+        f"| --- |{' ---: |' * len(SHOWN)}",
+    ]
+    for variant in plan.variants:
+        cells = []
+        for measure in SHOWN:
+            mean, deviation = mean_and_spread([run[measure] for run in figures[variant.label]])
+            cells.append(f"{cell(measure, mean)} ± {cell(measure, deviation)}")
+        lines.append(f"| {variant.label} | {' | '.join(cells)} |")
+    words = ["--study", config.study, "--data", str(config.data), "--steps", str(config.steps)]
+    words += ["--seeds", *map(str, config.seeds)]
+    if config.validation:
+        words += ["--validation", str(config.validation)]
+    if config.flags:
+        words += ["--flags", config.flags]
+    lines += [
+        "",
+        f"Mean over {held_out} triplets whose content and style no training saw, ± standard "
+        f"deviation over the seeds; {config.steps} steps each. Machine: {machine()}.",
+        "",
+        "```",
+        f"python scripts/ablations.py {shlex.join(words)}",
+        "```",
+    ]
+    return "\n".join(lines)
+
+
+def paragraph(plan: Plan, figures: dict[str, list[dict[str, float]]]) -> str:
+    """What each step from a variant to the next does to the errors, and whether seeds agree."""
+    sentences = []
+    for measure in CURVES:
+        title = MEASURES[measure].title
+        steps = []
+        for before, after in zip(plan.variants, plan.variants[1:], strict=False):
+            old, new = ([run[measure] for run in figures[v.label]] for v in (before, after))
+            change = 100 * (np.mean(new) / np.mean(old) - 1)
+            lower = sum(b < a for a, b in zip(old, new, strict=True))
+            steps.append(
+                f"from {before.label} to {after.label} by {change:+.1f} % (lower in {lower} of "
+                f"{len(old)} seeds)"
+            )
+        sentences.append(f"{title} to the teacher changes {', '.join(steps)}.")
+    best = min(plan.variants, key=lambda v: np.mean([run["mse"] for run in figures[v.label]]))
+    sentences.append(f"The least mean squared error is that of {best.label} ({plan.axis}).")
+    return " ".join(sentences)

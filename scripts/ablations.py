@@ -1,0 +1,8 @@
+"""Studies that help to decide: number of triplets, styles, size of the student, Gram reduction."""
+
+from command import run
+
+from evaluation.ablations import AblationConfig, ablate
+
+if __name__ == "__main__":
+    run(ablate, AblationConfig, __doc__)
