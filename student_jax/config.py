@@ -42,6 +42,10 @@ class STTRConfig:
     content_skips: bool = False
     """Add the backbone's finer content features, and the content's pixels, to the tail."""
 
+    colour_map: bool = False
+    """Change the content's colours as a whole by the style's statistics before the tail sees them;
+    needs `content_skips`."""
+
     @classmethod
     def reference(cls) -> "STTRConfig":
         """The released STTR demonstration model: 45.6 M parameters, 349 GFLOP at 512 px."""
@@ -63,6 +67,7 @@ class STTRConfig:
             tail_dim=128,
             tail_batch_norm=False,
             content_skips=True,
+            colour_map=True,
         )
 
     @classmethod
@@ -80,6 +85,16 @@ class STTRConfig:
             )
         # JSON has lists only.
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+
+    @property
+    def token_dim(self) -> int:
+        """Channels of what `STTR.encode_content` gives: with a colour map, moments follow."""
+        return self.hidden_dim + 7 * self.colour_map
+
+    @property
+    def painted_dim(self) -> int:
+        """Channels of what `STTR.transform` gives: with a colour map, its numbers follow."""
+        return self.tail_dim + 12 * self.colour_map
 
     @property
     def content_stride(self) -> int:
@@ -116,6 +131,8 @@ class STTRConfig:
                     f"hidden_dim is {self.hidden_dim}; expected a positive multiple of 4 "
                     f"and of num_heads ({self.num_heads})"
                 )
+        if self.colour_map and not self.content_skips:
+            raise ValueError("colour_map is on without content_skips; it acts on what they carry")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; expected at least 0 and below 1")
         if self.tail_dim < 1 or self.tail_dim % self.content_stride:

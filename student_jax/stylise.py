@@ -223,14 +223,15 @@ class Stylist:
             ):
                 continue
             pixels = jax.ShapeDtypeStruct((1, tile[0] * stride, tile[1] * stride, 3), np.float32)
-            grid = jax.ShapeDtypeStruct((1, *tile, self._config.tail_dim), np.float32)
+            grid = jax.ShapeDtypeStruct((1, *tile, self._config.painted_dim), np.float32)
             paint = self._bytes(_paint_tile, pixels, grid)
             if paint > self.max_memory:
                 continue
             in_pixels = (tile[0] * stride, tile[1] * stride)
             for window in ((h, w), tile):
-                tokens = jax.ShapeDtypeStruct((1, *window, self._config.hidden_dim), np.float32)
-                needed = max(paint, self._bytes(_transform, tokens, tokens, *style))
+                tokens = jax.ShapeDtypeStruct((1, *window, self._config.token_dim), np.float32)
+                position = jax.ShapeDtypeStruct((1, *window, self._config.hidden_dim), np.float32)
+                needed = max(paint, self._bytes(_transform, tokens, position, *style))
                 if needed <= self.max_memory:
                     part = None if window == (h, w) else window
                     return Plan((height, width), in_pixels, part, needed)
@@ -301,7 +302,7 @@ class Stylist:
             return padded[None, rows, columns]
 
         tiles = list(product(spans(h, tile[0], HALO), spans(w, tile[1], HALO)))
-        grid = np.empty((1, h, w, self._config.hidden_dim), np.float32)
+        grid = np.empty((1, h, w, self._config.token_dim), np.float32)
         for y, x in tiles:
             tokens = np.asarray(self._run(_encode_tile, pixels_of(y, x)))
             grid[:, y.low : y.high, x.low : x.high] = _answer(tokens, y, x, 1)
@@ -322,9 +323,10 @@ class Stylist:
 
         Positions are those in the whole picture, and the style is the same for all windows.
         """
-        h, w, c = grid.shape[1:]
-        position = np.asarray(position_encoding(jnp.zeros((1, h, w), bool), c))
-        result = np.zeros((1, h, w, self._config.tail_dim), np.float32)
+        h, w = grid.shape[1:3]
+        position = position_encoding(jnp.zeros((1, h, w), bool), self._config.hidden_dim)
+        position = np.asarray(position)
+        result = np.zeros((1, h, w, self._config.painted_dim), np.float32)
         total = np.zeros((h, w, 1), np.float32)
         for y, x in product(spans(h, window[0], HALO), spans(w, window[1], HALO)):
             rows, columns = slice(y.start, y.start + window[0]), slice(x.start, x.start + window[1])
@@ -375,7 +377,12 @@ def _answer(tile, y, x, stride):
 def _row(style: EncodedStyle, i: int) -> EncodedStyle:
     """The style of one content of a batch."""
     memories = tuple(
-        memory if len(memory.tokens) == 1 else memory._replace(tokens=memory.tokens[i : i + 1])
+        memory
+        if len(memory.tokens) == 1
+        else memory._replace(
+            tokens=memory.tokens[i : i + 1],
+            colours=None if memory.colours is None else memory.colours[i : i + 1],
+        )
         for memory in style.memories
     )
     return style._replace(memories=memories)
@@ -399,8 +406,10 @@ def _decode(graphdef, state, content, size, memories, weights):
 
 
 def _repeat(memory: StyleMemory, batch: int) -> StyleMemory:
-    tokens = jnp.broadcast_to(memory.tokens, (batch, *memory.tokens.shape[1:]))
-    return memory._replace(tokens=tokens)
+    def repeat(array):
+        return None if array is None else jnp.broadcast_to(array, (batch, *array.shape[1:]))
+
+    return memory._replace(tokens=repeat(memory.tokens), colours=repeat(memory.colours))
 
 
 def _encode_tile(graphdef, state, content):
@@ -409,7 +418,7 @@ def _encode_tile(graphdef, state, content):
 
 def _transform(graphdef, state, grid, position, memories, weights):
     b, h, w, c = grid.shape
-    tokens, position = grid.reshape(b, h * w, c), position.reshape(1, h * w, c)
+    tokens, position = grid.reshape(b, h * w, c), position.reshape(1, h * w, -1)
     transformed = nnx.merge(graphdef, state).transform(tokens, position, memories, weights)
     return transformed.reshape(b, h, w, -1)
 

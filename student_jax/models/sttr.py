@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from student_jax.config import STTRConfig
 from student_jax.models import imagenet
+from student_jax.models.colour import MOMENTS, ColourMap, apply_map, cell_moments, statistics
 from student_jax.models.light import LightBackbone
 from student_jax.models.position_encoding import position_encoding
 from student_jax.models.resnet import ResNet
@@ -66,6 +67,8 @@ class STTR(nnx.Module):
         )
         self.decoder_norm = layer_norm(config, dtype=dtype, rngs=rngs)
         self.output_projection = nnx.Linear(dim, config.tail_dim, dtype=dtype, rngs=rngs)
+        if config.colour_map:
+            self.colour_map = ColourMap(dtype=dtype, rngs=rngs)
         skip_dims = (3, *self.content_backbone.dims[:-1])
         self.tail = Tail(config, skip_dims, dtype=dtype, rngs=rngs)
 
@@ -104,11 +107,17 @@ class STTR(nnx.Module):
         config = self.config
         _check_sides("style", style, multiple=config.style_stride, minimum=config.style_stride)
         rngs = self._dropout_rngs(train, rngs)
-        features = self.style_backbone(_normalise(style, mask))
-        tokens, position, padding = _flatten(self.style_projection(features[-1]), mask)
+        style = _normalise(style, mask)
+        features = self.style_backbone(style)
+        grid = self.style_projection(features[-1])
+        tokens, position, padding = _flatten(grid, mask, config.hidden_dim)
         for layer in self.encoder:
             tokens = self._apply(layer, tokens, position, padding, rngs)
-        return StyleMemory(tokens, position, padding)
+        colours = None
+        if config.colour_map:
+            moments = cell_moments(style, mask, config.style_stride)
+            colours = statistics(moments.reshape(style.shape[0], -1, MOMENTS))
+        return StyleMemory(tokens, position, padding, colours)
 
     def decode(
         self,
@@ -138,7 +147,7 @@ class STTR(nnx.Module):
                 )
         rngs = self._dropout_rngs(train, rngs)
         grid, skips = self.encode_content(content, None if mirrored else mask)
-        tokens, position, padding = _flatten(grid, mask)
+        tokens, position, padding = _flatten(grid, mask, self.config.hidden_dim)
         padding = padding if mirrored else None
         tokens = self.transform(tokens, position, memories, weights, padding, rngs)
         return self.paint(tokens.reshape(*grid.shape[:3], -1), skips, train)
@@ -146,13 +155,20 @@ class STTR(nnx.Module):
     def encode_content(
         self, content: Float[ArrayLike, "b h w 3"], mask: Bool[ArrayLike, "b h w"] | None = None
     ) -> tuple[Float[Array, "b h2 w2 c"], tuple[Float[Array, "b _ _ _"], ...]]:
-        """First part of `decode`: a grid of content tokens, and the finer features for `paint`."""
+        """First part of `decode`: a grid of content tokens, and the finer features for `paint`.
+
+        With a colour map, the tokens have `MOMENTS` more channels, which `transform` takes off.
+        """
         # The tail's reflection padding needs two tokens a side.
         minimum = 2 * self.config.content_stride
         _check_sides("content", content, multiple=self.config.content_stride, minimum=minimum)
         content = _normalise(content, mask)
         features = self.content_backbone(content)
-        return self.content_projection(features[-1]), (content, *features[:-1])
+        grid = self.content_projection(features[-1])
+        if self.config.colour_map:
+            moments = cell_moments(content, mask, self.config.content_stride)
+            grid = jnp.concatenate([grid, moments.astype(grid.dtype)], axis=-1)
+        return grid, (content, *features[:-1])
 
     def transform(
         self,
@@ -163,10 +179,24 @@ class STTR(nnx.Module):
         padding: Bool[Array, "b n"] | None = None,
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "b n c2"]:
-        """Second part of `decode`, the only one where distant tokens meet."""
+        """Second part of `decode`, the only one where distant tokens meet.
+
+        With a colour map, its 12 numbers follow the channels of every token.
+        """
+        tokens, moments = jnp.split(tokens, [self.config.hidden_dim], axis=-1)
         for layer in self.decoder:
             tokens = self._apply(layer, tokens, position, memories, weights, padding, rngs)
-        return self.output_projection(self.decoder_norm(tokens))
+        tokens = self.output_projection(self.decoder_norm(tokens))
+        if not self.config.colour_map:
+            return tokens
+        style = [memory.colours for memory in memories]
+        if weights is None:
+            (style,) = style
+        else:
+            style = sum(w * colours for w, colours in zip(weights, style, strict=True))
+        colours = self.colour_map(statistics(moments, padding), style).astype(tokens.dtype)
+        colours = jnp.broadcast_to(colours[:, None], (*tokens.shape[:2], colours.shape[-1]))
+        return jnp.concatenate([tokens, colours], axis=-1)
 
     def paint(
         self,
@@ -175,6 +205,11 @@ class STTR(nnx.Module):
         train: bool = False,
     ) -> Float[Array, "b h2 w2 3"]:
         """Last part of `decode`: transformed tokens to pixels."""
+        if self.config.colour_map:
+            grid, maps = jnp.split(grid, [self.config.tail_dim], axis=-1)
+            stride = self.config.content_stride
+            maps = jnp.repeat(jnp.repeat(maps, stride, axis=1), stride, axis=2)
+            skips = (apply_map(maps, skips[0]), *skips[1:])
         prediction = self.tail(grid, skips, train)
         return imagenet.denormalise(prediction.astype(jnp.float32))
 
@@ -212,15 +247,15 @@ def _normalise(
     return images if mask is None else jnp.where(mask[..., None], 0, images)
 
 
-def _flatten(grid, mask):
+def _flatten(grid, mask, dim):
     """The cells of a grid in row-major order, with their position encodings and padding."""
     b, h, w, c = grid.shape
     if mask is None:
         padding = None
-        position = position_encoding(jnp.zeros((1, h, w), bool), c)
+        position = position_encoding(jnp.zeros((1, h, w), bool), dim)
     else:
         # A cell is padding when its first pixel is: nearest-neighbour resizing.
         padding = jnp.asarray(mask)[:, :: mask.shape[1] // h, :: mask.shape[2] // w]
-        position = position_encoding(padding, c)
+        position = position_encoding(padding, dim)
         padding = padding.reshape(b, h * w)
-    return grid.reshape(b, h * w, c), position.astype(grid.dtype).reshape(-1, h * w, c), padding
+    return grid.reshape(b, h * w, c), position.astype(grid.dtype).reshape(-1, h * w, dim), padding

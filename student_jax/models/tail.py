@@ -6,6 +6,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from student_jax.config import STTRConfig
+from student_jax.models.colour import apply_map
 from student_jax.models.convolution import UpsampleConv
 
 
@@ -67,7 +68,7 @@ class Tail(nnx.Module):
         self.upsamplings = nnx.List()
         for r in range(num_stages):
             # Small last weights: the first prediction is what the biases say.
-            gain = 1.0 if r < num_stages - 1 else 1e-2
+            gain = 1.0 if r < num_stages - 1 else 1e-4
             init = nnx.initializers.variance_scaling(gain, "fan_in", "truncated_normal")
             self.upsamplings.append(
                 UpsampleConv(dims[r], dims[r + 1], kernel_init=init, dtype=dtype, rngs=rngs)
@@ -92,6 +93,4 @@ class Tail(nnx.Module):
                 x = x + self.skips[r](content[-1 - r])
         if not self.content_skips:
             return x
-        pixels = content[0][..., None, :]
-        matrix, offset = x[..., :9].reshape(*x.shape[:3], 3, 3), x[..., 9:]
-        return (matrix * pixels).sum(-1) + offset
+        return apply_map(x, content[0])

@@ -18,6 +18,8 @@ class StyleMemory(NamedTuple):
     tokens: Float[Array, "b m c"]
     position: Float[Array, "#b m c"]
     padding: Bool[Array, "b m"] | None
+    colours: Float[Array, "b 6"] | None = None
+    """Means and deviations of its channels, where the model has a colour map."""
 
 
 def layer_norm(config: STTRConfig, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:
