@@ -137,6 +137,9 @@ def to_torch(model: nnx.Module, table: Table) -> dict[str, np.ndarray]:
     """The module's weights by PyTorch name: the inverse of `from_torch`."""
     sources, _ = _flatten(nnx.state(model))
     return {
-        name: np.array(transform.to_torch(*(np.asarray(sources[path]) for path in paths)))
+        # In C order: safetensors writes the bytes of other orders as they lie.
+        name: np.array(
+            transform.to_torch(*(np.asarray(sources[path]) for path in paths)), order="C"
+        )
         for name, (paths, transform) in table.items()
     }
