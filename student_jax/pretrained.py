@@ -110,7 +110,7 @@ def push_to_hub(folder: Path, repo: str, *, private: bool = True) -> str:
 
 
 def _download(name: str) -> Path:
-    match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", name)
+    match = re.fullmatch(r"(\w[\w.-]*/\w[\w.-]*)(?:@([\w./-]+))?", name)
     if match is None:
         raise InputError(f'"{HUB}{name}" is no name on the Hub; expected {HUB}OWNER/NAME.')
     hub = _hub()
