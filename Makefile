@@ -21,7 +21,7 @@ SAMPLES := assets/samples
 # use nothing else. Each step continues or keeps what an earlier run left.
 quickstart: $(VENV)/installed
 	$(BIN)/python scripts/dump_teacher.py --content $(SAMPLES)/content --style $(SAMPLES)/style \
-	    --teacher mini --steps 20 --out $(Q)/triplets
+	    --teacher mini --steps 10 --out $(Q)/triplets
 	$(BIN)/python scripts/train_flax.py mini --data $(Q)/triplets --workdir $(Q)/student --resume \
 	    --init-from mini --held-out-fraction 0.2 --steps 200 --warmup-steps 20 \
 	    --learning-rate 1e-4 --checkpoint-every 50
@@ -31,8 +31,9 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# One thread a worker: JAX and torch would otherwise fight over the cores.
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
 
 clean:
 	rm -rf $(VENV) outputs/quickstart

@@ -2,29 +2,31 @@
 # Makes the two bundled models again: scripts/reproduce_mini.sh PHOTOS PAINTINGS OUT
 #
 # PHOTOS and PAINTINGS are folders of pictures; a tenth of each, by file name, is held out of all
-# training. Every step continues after an interruption; on two CPU cores all of them take a night.
+# training. Every step continues after an interruption; two CPU cores take about four hours for all.
 set -eu
 photos=$1 paintings=$2 out=$3
 python=${PYTHON:-.venv/bin/python}
 
 # The teacher, and its figures.
 $python scripts/pretrain_mini_teacher.py --photos "$photos" --paintings "$paintings" \
+    --ema-decay 0.995 --latent-pool 6400 --unet-steps 1600 \
     --workdir "$out/teacher" --out "$out/teacher/model"
 $python scripts/measure_teacher.py --photos "$photos" --paintings "$paintings" \
     --teacher "$out/teacher/model" --pairs-side 12 --ablations --out "$out/teacher_measures"
 
-# Its triplets: random tiles of the pictures to train on, and all held-out paintings with photos.
+# Its triplets: random tiles of the pictures to train on, and a tile of the held-out ones.
 $python scripts/split_pictures.py --pictures "$photos" --out "$out/photos"
 $python scripts/split_pictures.py --pictures "$paintings" --out "$out/paintings"
-$python scripts/dump_teacher.py --teacher "$out/teacher/model" --steps 20 --dtype bfloat16 \
+$python scripts/dump_teacher.py --teacher "$out/teacher/model" --steps 10 --dtype bfloat16 \
     --content "$out/photos/train" --style "$out/paintings/train" --pairs tiles:24 \
     --out "$out/triplets"
-$python scripts/dump_teacher.py --teacher "$out/teacher/model" --steps 20 --dtype bfloat16 \
-    --content "$out/photos/held_out" --style "$out/paintings/held_out" --pairs tiles:2 \
+$python scripts/dump_teacher.py --teacher "$out/teacher/model" --steps 10 --dtype bfloat16 \
+    --content "$out/photos/held_out" --style "$out/paintings/held_out" --pairs tiles:1 \
     --out "$out/triplets_held_out"
 
 # The student, and its figures.
 $python scripts/train_flax.py mini --data "$out/triplets" --validation "$out/triplets_held_out" \
-    --workdir "$out/student" --loss perceptual --features-crop 128 --resume
+    --workdir "$out/student" --loss L1 --steps 1200 --warmup-steps 50 --learning-rate 1e-3 \
+    --ema-decay 0.99 --checkpoint-every 100 --resume
 $python scripts/evaluate.py --checkpoint "$out/student" --data "$out/triplets_held_out" \
     --out "$out/student_measures"

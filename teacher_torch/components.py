@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
+import diffusers
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from jaxtyping import Float
@@ -109,6 +110,8 @@ def _load_pipeline(name_or_path: str, dtype: torch.dtype, null_text: Tensor | No
 
     # Its import warns of image processors without torchvision, which nothing here uses.
     transformers.logging.set_verbosity_error()
+    # Without a network it reports each attempt; the error below says all that is needed.
+    diffusers.logging.set_verbosity_error()
     from diffusers import StableDiffusionPipeline
 
     # Repositories hold float16 files, float32 files or both; the other kind still loads.
