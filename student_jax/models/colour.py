@@ -31,7 +31,7 @@ def statistics(
     if padding is not None:
         moments = jnp.where(padding[..., None], 0, moments)
     total = moments.sum(1)
-    mean, square = jnp.split(total[:, 1:] / total[:, :1], 2, axis=-1)
+    mean, square = total[:, 1:4] / total[:, :1], total[:, 4:] / total[:, :1]
     # A flat picture has no deviation; the constant, a fiftieth of ImageNet's, keeps it from zero.
     return jnp.concatenate([mean, jnp.sqrt(jnp.maximum(square - mean**2, 0) + 4e-4)], axis=-1)
 

@@ -172,7 +172,7 @@ class STTR(nnx.Module):
 
     def transform(
         self,
-        tokens: Float[Array, "b n c"],
+        tokens: Float[Array, "b n t"],
         position: Float[Array, "#b n c"],
         memories: Sequence[StyleMemory],
         weights: Float[Array, " s"] | None = None,
@@ -183,7 +183,8 @@ class STTR(nnx.Module):
 
         With a colour map, its 12 numbers follow the channels of every token.
         """
-        tokens, moments = jnp.split(tokens, [self.config.hidden_dim], axis=-1)
+        dim = self.config.hidden_dim
+        tokens, moments = tokens[..., :dim], tokens[..., dim:]
         for layer in self.decoder:
             tokens = self._apply(layer, tokens, position, memories, weights, padding, rngs)
         tokens = self.output_projection(self.decoder_norm(tokens))
@@ -206,7 +207,8 @@ class STTR(nnx.Module):
     ) -> Float[Array, "b h2 w2 3"]:
         """Last part of `decode`: transformed tokens to pixels."""
         if self.config.colour_map:
-            grid, maps = jnp.split(grid, [self.config.tail_dim], axis=-1)
+            dim = self.config.tail_dim
+            grid, maps = grid[..., :dim], grid[..., dim:]
             stride = self.config.content_stride
             maps = jnp.repeat(jnp.repeat(maps, stride, axis=1), stride, axis=2)
             skips = (apply_map(maps, skips[0]), *skips[1:])

@@ -194,12 +194,29 @@ def test_any_suitable_sizes():
         assert jnp.isfinite(prediction).all()
 
 
+def first_prediction(**fields):
+    config = dataclasses.replace(TINY, **fields)
+    content, style = pictures(0, 2, 64, 64), 0.25 + 0.5 * pictures(1, 2, 64, 64) ** 2
+    prediction = jitted(nnx.jit(lambda: STTR(config, rngs=nnx.Rngs(0)))())(content, style)
+    return content, style, prediction
+
+
 def test_the_first_prediction_is_near_grey():
-    model = nnx.jit(lambda: STTR(TINY, rngs=nnx.Rngs(0)))()
-    prediction = jitted(model)(pictures(0, 2, 64, 64), pictures(1, 2, 64, 64))
-    # The mean of ImageNet, with faint traces of the content.
-    np.testing.assert_allclose(prediction, np.broadcast_to(MEAN, prediction.shape), atol=0.2)
-    assert prediction.std() > 1e-3
+    _, _, prediction = first_prediction(content_skips=False)
+    # The mean of ImageNet; the small last weights leave faint traces of the content.
+    np.testing.assert_allclose(prediction, np.broadcast_to(MEAN, prediction.shape), atol=0.25)
+
+
+def test_the_first_prediction_with_skips_is_the_content():
+    content, _, prediction = first_prediction()
+    np.testing.assert_allclose(prediction, content, atol=0.25)  # likewise
+
+
+def test_the_first_prediction_with_a_colour_map_has_the_colours_of_the_style():
+    _, style, prediction = first_prediction(colour_map=True)
+    for statistic in (np.mean, np.std):
+        expected = statistic(style, axis=(1, 2))
+        np.testing.assert_allclose(statistic(prediction, axis=(1, 2)), expected, atol=0.05)
 
 
 def test_sizes_that_do_not_suit_are_refused():
@@ -305,7 +322,7 @@ def test_training_uses_and_updates_batch_statistics():
         _, updated = train(updated)
     settled = jitted(nnx.merge(graphdef, params, updated))(content, style)
     # After 100 steps on the same batch, 0.9^100 = 3e-5 of the initial statistics is left.
-    np.testing.assert_allclose(settled, trained, atol=1e-3)
+    np.testing.assert_allclose(settled, trained, atol=2e-3 * jnp.abs(trained).max())
 
 
 def test_dropout_follows_its_key():

@@ -245,7 +245,8 @@ def test_windows_of_attention_fade_into_each_other(student, monkeypatch):
     assert np.abs(faded - whole).mean() < 0.1 * effect
     # The largest step from a column to the next that the whole does not have.
     step = [np.abs(np.diff(x - whole, axis=1)).mean(axis=(0, 2)).max() for x in (faded, abrupt)]
-    assert step[0] < 0.7 * step[1]
+    # Colour maps of windows differ, and fade from token to token.
+    assert step[0] < 0.9 * step[1]
     assert step[0] < 0.05 * effect
 
 
