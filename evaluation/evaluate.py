@@ -129,8 +129,20 @@ def evaluate(config: EvaluateConfig) -> Judgement:
 
     with tqdm(total=chosen.count, unit="example", desc="evaluating") as bar:
         judgement = judge.of_methods(methods, chosen.examples, seen=draw)
-    write_report(config.out, judgement, chosen.description, captions, rows)
+    description = chosen.description
+    if config.checkpoint is not None:
+        description += f"; student: {describe_student(config.checkpoint)}"
+    write_report(config.out, judgement, description, captions, rows)
     return judgement
+
+
+def describe_student(name: str) -> str:
+    """Where a student comes from: a training run's start, or the name that was given."""
+    if not (Path(name) / "checkpoints").is_dir():
+        return name
+    run = load_config(Path(name))
+    start = "from scratch" if run["init_from"] is None else f'further from "{run["init_from"]}"'
+    return f"trained {start}, loss {run['loss']}, up to {run['steps']} steps"
 
 
 def write_report(
