@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from teacher_torch.perceptual import VGG16, feature_distance
-from triplets import is_held_out
+from triplets import InputError, is_held_out
 from triplets.atomic import atomic_write
 
 NULL_TEXT_SEED = 0
@@ -69,7 +69,7 @@ class PretrainConfig:
     def __post_init__(self):
         for name in ("photos", "paintings"):
             if not getattr(self, name).is_dir():
-                raise ValueError(f"--{name} {getattr(self, name)}: no such folder")
+                raise InputError(f"--{name} {getattr(self, name)}: no such folder")
 
 
 def build_autoencoder() -> AutoencoderKL:
@@ -326,10 +326,32 @@ def save_model(
     save_file({"null_text": null_text_embedding()}, out / "null_text.safetensors")
 
 
+def check_settings(config: PretrainConfig) -> None:
+    """Record the settings of a new workdir; refuse to continue one with others.
+
+    Raises:
+        InputError: names the first setting that differs.
+    """
+    path = config.workdir / "config.json"
+    given = json.loads(json.dumps(asdict(config), default=str))
+    if path.exists():
+        recorded = json.loads(path.read_text())
+        for name in given:
+            where_only = name in ("workdir", "out", "checkpoint_every", "device")
+            if not where_only and recorded.get(name) != given[name]:
+                raise InputError(
+                    f'the training in "{config.workdir}" has --{name.replace("_", "-")} '
+                    f"{recorded.get(name)}, not {given[name]}: continue it with the same settings, "
+                    "or give another --workdir."
+                )
+    with atomic_write(path) as file:
+        file.write(json.dumps(given, indent=2).encode())
+
+
 def pretrain(config: PretrainConfig) -> None:
     """Train both stages, or what is left of them, and write the model to `config.out`."""
     config.workdir.mkdir(parents=True, exist_ok=True)
-    (config.workdir / "config.json").write_text(json.dumps(asdict(config), indent=2, default=str))
+    check_settings(config)
     torch.manual_seed(config.seed)
     folders = (config.photos, config.paintings)
     autoencoder = train_stage(

@@ -10,7 +10,7 @@ from teacher_torch import StyleID, StyleIDConfig, pretrain
 from teacher_torch.components import load_components
 from teacher_torch.measure import MeasureConfig, measure_teacher
 from teacher_torch.pretrain import AugmentedCrops, PretrainConfig
-from triplets import is_held_out
+from triplets import InputError, is_held_out
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +67,9 @@ def test_interrupted_pretraining_ends_as_an_unbroken_one(folders, tmp_path, monk
     pretrain.pretrain(broken)
     for a, b in zip(weights(whole.out), weights(broken.out), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+    with pytest.raises(InputError, match="has --unet-steps"):
+        pretrain.pretrain(dataclasses.replace(whole, unet_steps=whole.unet_steps + 1))
 
     # The model is a teacher, and its measures and contact sheet can be made.
     components = load_components(str(whole.out))
