@@ -73,7 +73,10 @@ def find_weights(source: str) -> Path:
         raise InputError(f'"{source}" is neither a file nor the name of a repository, OWNER/NAME.')
     try:
         from huggingface_hub import hf_hub_download
+        from huggingface_hub.utils import logging
 
+        # It reports every attempt; the error below says all that is needed.
+        logging.set_verbosity_error()
         return Path(hf_hub_download(source, "model.safetensors"))
     except ImportError as error:
         raise InputError(
@@ -81,10 +84,10 @@ def find_weights(source: str) -> Path:
             f"https://huggingface.co/{source}/resolve/main/model.safetensors and give its path."
         ) from error
     except Exception as error:  # the client has dozens of its own
-        reason = str(error).strip().partition("\n")[0]
         raise InputError(
-            f"cannot download model.safetensors of {source}: {reason}; fetch it elsewhere and give "
-            "its path."
+            f"cannot download model.safetensors of {source} ({type(error).__name__}); without a "
+            f"network, fetch https://huggingface.co/{source}/resolve/main/model.safetensors "
+            "elsewhere and give its path instead."
         ) from error
 
 
