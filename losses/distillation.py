@@ -38,6 +38,9 @@ L3 = DistillationWeights(pixel=0.7, gram=0.3)
 PERCEPTUAL = DistillationWeights(pixel=1.0, gram=0.0, perceptual=0.01)
 """A mean squared error alone rewards blur; here both terms are of like size at the end of a
 training, when the pixel term is about 0.01 and the perceptual one about 1."""
+TEXTURE = DistillationWeights(pixel=1.0, gram=0.01, perceptual=0.01)
+"""Gram matrices ask for the amount of every texture, which the perceptual distance, being least for
+an average of all likely textures, leaves out."""
 
 
 def gram_loss(
@@ -80,13 +83,14 @@ def distillation_loss(
 
     weights.pixel * `pixel_loss` + weights.gram * `gram_loss` + weights.perceptual *
     `perceptual_loss`: L1 is the pixel term alone, L2 weighs pixel and Gram term alike, L3 is 0.7 of
-    the first and 0.3 of the second; PERCEPTUAL has the pixel and the perceptual term.
+    the first and 0.3 of the second; PERCEPTUAL has the pixel and the perceptual term, TEXTURE all
+    three.
 
     Args:
         prediction, target: pictures in [0, 1] (a prediction may leave that range).
         prediction_features, target_features: their features by layer name, usually VGG19's relu1_1,
             relu2_1, relu3_1 and relu4_1; not read, and may be None, unless weights.need_features.
-        weights: L1, L2, L3, PERCEPTUAL or others.
+        weights: L1, L2, L3, PERCEPTUAL, TEXTURE or others.
         gram_reduction: as in `gram_loss`.
 
     Returns:

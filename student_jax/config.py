@@ -45,6 +45,9 @@ class STTRConfig:
     colour_map: bool = False
     """Change the content's colours as a whole by the style's statistics before the tail sees them;
     needs `content_skips`."""
+    style_code: int = 0
+    """Numbers that describe the style as a whole, by the statistics of its features, and scale and
+    shift the tail's channels; 0 for none; needs `colour_map`."""
 
     @classmethod
     def reference(cls) -> "STTRConfig":
@@ -68,6 +71,7 @@ class STTRConfig:
             tail_batch_norm=False,
             content_skips=True,
             colour_map=True,
+            style_code=64,
         )
 
     @classmethod
@@ -93,8 +97,9 @@ class STTRConfig:
 
     @property
     def painted_dim(self) -> int:
-        """Channels of what `STTR.transform` gives: with a colour map, its numbers follow."""
-        return self.tail_dim + 12 * self.colour_map
+        """Channels of what `STTR.transform` gives: with a colour map, its numbers follow, and the
+        code's."""
+        return self.tail_dim + 12 * self.colour_map + self.style_code
 
     @property
     def content_stride(self) -> int:
@@ -133,6 +138,10 @@ class STTRConfig:
                 )
         if self.colour_map and not self.content_skips:
             raise ValueError("colour_map is on without content_skips; it acts on what they carry")
+        if self.style_code < 0:
+            raise ValueError(f"style_code is {self.style_code}; expected 0 or more")
+        if self.style_code and not self.colour_map:
+            raise ValueError("style_code is set without colour_map; its numbers travel together")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; expected at least 0 and below 1")
         if self.tail_dim < 1 or self.tail_dim % self.content_stride:
@@ -165,9 +174,9 @@ class TrainConfig:
     """Triplet dataset to validate on; by default a part of the training data is held out."""
     held_out_fraction: float = 0.1
     """Share of the contents and of the styles that is held out without --validation."""
-    loss: Literal["L1", "L2", "L3", "perceptual"] = "L1"
+    loss: Literal["L1", "L2", "L3", "perceptual", "texture"] = "L1"
     """L1 = MSE, L2 = 0.5 MSE + 0.5 Gram, L3 = 0.7 MSE + 0.3 Gram, perceptual = MSE + 0.01 distance
-    of features, the sharpest."""
+    of features, texture = the same with Gram."""
     features: Literal["vgg16", "vgg19"] = "vgg16"
     """Network whose features all but L1 compare: VGG16 is bundled; VGG19, the study's, is
     downloaded once."""

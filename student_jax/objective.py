@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from losses import L1, L2, L3, PERCEPTUAL, DistillationWeights, distillation_loss
+from losses import L1, L2, L3, PERCEPTUAL, TEXTURE, DistillationWeights, distillation_loss
 from student_jax.convert import bundled_vgg16, vgg19_from_torch
 from student_jax.models import VGG16, VGG19
 from student_jax.published import find_weights, read_weights
@@ -19,6 +19,7 @@ LOSSES: dict[str, DistillationWeights] = {
     "L2": L2,
     "L3": L3,
     "perceptual": PERCEPTUAL,
+    "texture": TEXTURE,
 }
 
 FeatureNetwork = VGG16 | VGG19

@@ -381,7 +381,7 @@ def _row(style: EncodedStyle, i: int) -> EncodedStyle:
         if len(memory.tokens) == 1
         else memory._replace(
             tokens=memory.tokens[i : i + 1],
-            colours=None if memory.colours is None else memory.colours[i : i + 1],
+            statistics=None if memory.statistics is None else memory.statistics[i : i + 1],
         )
         for memory in style.memories
     )
@@ -409,7 +409,7 @@ def _repeat(memory: StyleMemory, batch: int) -> StyleMemory:
     def repeat(array):
         return None if array is None else jnp.broadcast_to(array, (batch, *array.shape[1:]))
 
-    return memory._replace(tokens=repeat(memory.tokens), colours=repeat(memory.colours))
+    return memory._replace(tokens=repeat(memory.tokens), statistics=repeat(memory.statistics))
 
 
 def _encode_tile(graphdef, state, content):

@@ -1,4 +1,4 @@
-"""The global part of a style: one affine map of all colours of a content."""
+"""The global part of a style: one affine map of all colours of a content, and a code for the rest."""
 
 import jax.numpy as jnp
 from flax import nnx
@@ -59,6 +59,43 @@ class ColourMap(nnx.Module):
         moved = (matrix * content[:, None, :3]).sum(-1)
         offset = style[:, :3] + change[:, 9:] - moved
         return jnp.concatenate([matrix.reshape(-1, 9), offset], axis=-1)
+
+
+def feature_statistics(
+    features: Float[Array, "b h w c"], mask: Bool[Array, "b h2 w2"] | None
+) -> Float[Array, "b 2*c"]:
+    """Means and standard deviations of the channels over what is no padding.
+
+    Args:
+        mask: of the picture the features come from, True at padding; its sides are multiples of
+            theirs.
+    """
+    x = features.astype(jnp.float32)
+    if mask is None:
+        inside = jnp.ones((*x.shape[:3], 1))
+    else:
+        steps = (mask.shape[1] // x.shape[1], mask.shape[2] // x.shape[2])
+        inside = 1.0 - mask[:, :: steps[0], :: steps[1], None]
+    total = inside.sum((1, 2))
+    mean = (inside * x).sum((1, 2)) / total
+    variance = (inside * (x - mean[:, None, None]) ** 2).sum((1, 2)) / total
+    return jnp.concatenate([mean, jnp.sqrt(variance + 1e-5)], axis=-1)
+
+
+class StyleCode(nnx.Module):
+    """From the statistics of a style's features, and of the colours of both pictures, to a code.
+
+    Statistics of features are what describes a style in Huang and Belongie, "Arbitrary Style
+    Transfer in Real-Time with Adaptive Instance Normalization", ICCV 2017.
+    """
+
+    def __init__(self, in_dim: int, code_dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.hidden = nnx.Linear(in_dim, 128, dtype=dtype, rngs=rngs)
+        self.output = nnx.Linear(128, code_dim, dtype=dtype, rngs=rngs)
+
+    def __call__(self, statistics: Float[Array, "b s"]) -> Float[Array, "b c"]:
+        """The code of every row."""
+        return self.output(nnx.gelu(self.hidden(statistics)))
 
 
 def apply_map(

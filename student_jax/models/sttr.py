@@ -14,7 +14,15 @@ from jaxtyping import Array, Bool, Float
 
 from student_jax.config import STTRConfig
 from student_jax.models import imagenet
-from student_jax.models.colour import MOMENTS, ColourMap, apply_map, cell_moments, statistics
+from student_jax.models.colour import (
+    MOMENTS,
+    ColourMap,
+    StyleCode,
+    apply_map,
+    cell_moments,
+    feature_statistics,
+    statistics,
+)
 from student_jax.models.light import LightBackbone
 from student_jax.models.position_encoding import position_encoding
 from student_jax.models.resnet import ResNet
@@ -69,6 +77,9 @@ class STTR(nnx.Module):
         self.output_projection = nnx.Linear(dim, config.tail_dim, dtype=dtype, rngs=rngs)
         if config.colour_map:
             self.colour_map = ColourMap(dtype=dtype, rngs=rngs)
+        if config.style_code:
+            in_dim = 12 + 2 * sum(self.style_backbone.dims)
+            self.style_code = StyleCode(in_dim, config.style_code, dtype=dtype, rngs=rngs)
         skip_dims = (3, *self.content_backbone.dims[:-1])
         self.tail = Tail(config, skip_dims, dtype=dtype, rngs=rngs)
 
@@ -113,11 +124,15 @@ class STTR(nnx.Module):
         tokens, position, padding = _flatten(grid, mask, config.hidden_dim)
         for layer in self.encoder:
             tokens = self._apply(layer, tokens, position, padding, rngs)
-        colours = None
+        whole = None
         if config.colour_map:
             moments = cell_moments(style, mask, config.style_stride)
-            colours = statistics(moments.reshape(style.shape[0], -1, MOMENTS))
-        return StyleMemory(tokens, position, padding, colours)
+            whole = statistics(moments.reshape(style.shape[0], -1, MOMENTS))
+        if config.style_code:
+            whole = jnp.concatenate(
+                [whole, *(feature_statistics(x, mask) for x in features)], axis=-1
+            )
+        return StyleMemory(tokens, position, padding, whole)
 
     def decode(
         self,
@@ -181,7 +196,8 @@ class STTR(nnx.Module):
     ) -> Float[Array, "b n c2"]:
         """Second part of `decode`, the only one where distant tokens meet.
 
-        With a colour map, its 12 numbers follow the channels of every token.
+        With a colour map, its 12 numbers follow the channels of every token, and the style's code
+        follows those.
         """
         dim = self.config.hidden_dim
         tokens, moments = tokens[..., :dim], tokens[..., dim:]
@@ -190,14 +206,19 @@ class STTR(nnx.Module):
         tokens = self.output_projection(self.decoder_norm(tokens))
         if not self.config.colour_map:
             return tokens
-        style = [memory.colours for memory in memories]
+        style = [memory.statistics for memory in memories]
         if weights is None:
             (style,) = style
         else:
-            style = sum(w * colours for w, colours in zip(weights, style, strict=True))
-        colours = self.colour_map(statistics(moments, padding), style).astype(tokens.dtype)
-        colours = jnp.broadcast_to(colours[:, None], (*tokens.shape[:2], colours.shape[-1]))
-        return jnp.concatenate([tokens, colours], axis=-1)
+            style = sum(w * whole for w, whole in zip(weights, style, strict=True))
+        content = statistics(moments, padding)
+        whole = self.colour_map(content, style[:, :6])
+        if self.config.style_code:
+            code = self.style_code(jnp.concatenate([content, style], axis=-1))
+            whole = jnp.concatenate([whole, code], axis=-1)
+        whole = whole.astype(tokens.dtype)
+        whole = jnp.broadcast_to(whole[:, None], (*tokens.shape[:2], whole.shape[-1]))
+        return jnp.concatenate([tokens, whole], axis=-1)
 
     def paint(
         self,
@@ -206,13 +227,17 @@ class STTR(nnx.Module):
         train: bool = False,
     ) -> Float[Array, "b h2 w2 3"]:
         """Last part of `decode`: transformed tokens to pixels."""
+        code = None
         if self.config.colour_map:
             dim = self.config.tail_dim
-            grid, maps = grid[..., :dim], grid[..., dim:]
+            grid, maps, codes = jnp.split(grid, [dim, dim + 12], axis=-1)
+            if self.config.style_code:
+                # All tokens have the same one, but where windows fade into each other.
+                code = codes.mean((1, 2))
             stride = self.config.content_stride
             maps = jnp.repeat(jnp.repeat(maps, stride, axis=1), stride, axis=2)
             skips = (apply_map(maps, skips[0]), *skips[1:])
-        prediction = self.tail(grid, skips, train)
+        prediction = self.tail(grid, skips, code, train)
         return imagenet.denormalise(prediction.astype(jnp.float32))
 
     def _apply(self, layer: nnx.Module, tokens: Float[Array, "b n c"], *args):

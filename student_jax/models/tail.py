@@ -50,6 +50,9 @@ class Tail(nnx.Module):
     colour there, as in Gharbi et al., "Deep Bilateral Learning for Real-Time Image Enhancement",
     SIGGRAPH 2017. Edges stay where they are, and their contrast follows the style.
 
+    With `config.style_code` a code of the style scales and shifts the channels before every block,
+    as in Perez et al., "FiLM: Visual Reasoning with a General Conditioning Layer", AAAI 2018.
+
     Args:
         skip_dims: channels of the content at strides 1 (its pixels), 2, 4, ... up to half the
             tokens' stride.
@@ -73,6 +76,16 @@ class Tail(nnx.Module):
             self.upsamplings.append(
                 UpsampleConv(dims[r], dims[r + 1], kernel_init=init, dtype=dtype, rngs=rngs)
             )
+        self.modulations = nnx.List()
+        if config.style_code:
+            # Zeros: the code begins without effect.
+            init = nnx.initializers.zeros
+            for dim in dims[:-1]:
+                self.modulations.append(
+                    nnx.Linear(
+                        config.style_code, 2 * dim, kernel_init=init, dtype=dtype, rngs=rngs
+                    )
+                )
         self.skips = nnx.List()
         if config.content_skips:
             # The identity: the first prediction is the content. Without, it is the mean colour.
@@ -84,10 +97,14 @@ class Tail(nnx.Module):
         self,
         x: Float[Array, "b h w c"],
         content: tuple[Float[Array, "b _ _ _"], ...],
+        code: Float[Array, "b c2"] | None,
         train: bool,
     ) -> Float[Array, "b h2 w2 3"]:
-        """Features at the tokens' stride, and the content as in `skip_dims`, to pixels."""
+        """Features at the tokens' stride, the content as in `skip_dims`, and a code to pixels."""
         for r, (block, upsampling) in enumerate(zip(self.blocks, self.upsamplings, strict=True)):
+            if code is not None:
+                scale, shift = jnp.split(self.modulations[r](code)[:, None, None], 2, axis=-1)
+                x = x * (1 + scale) + shift
             x = upsampling(block(x, train))
             if r < len(self.skips):
                 x = x + self.skips[r](content[-1 - r])

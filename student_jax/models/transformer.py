@@ -18,8 +18,9 @@ class StyleMemory(NamedTuple):
     tokens: Float[Array, "b m c"]
     position: Float[Array, "#b m c"]
     padding: Bool[Array, "b m"] | None
-    colours: Float[Array, "b 6"] | None = None
-    """Means and deviations of its channels, where the model has a colour map."""
+    statistics: Float[Array, "b s"] | None = None
+    """Means and deviations of its colours, where the model has a colour map, and of the channels of
+    its features, where it has a style code."""
 
 
 def layer_norm(config: STTRConfig, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:
