@@ -9,6 +9,7 @@ from typing import Protocol, SupportsIndex, TypedDict, runtime_checkable
 import grain
 import numpy as np
 from jaxtyping import Int, Shaped, UInt8
+from PIL import Image
 
 from triplets import InputError, Triplet, TripletDataset
 from triplets.tfds_triplets import TFDSTriplets
@@ -140,6 +141,28 @@ def load_sources(
 
 
 @dataclass(frozen=True)
+class Reduce(grain.transforms.Map):
+    """Reduce the pictures of a triplet until their shorter side is `size`, by averaging areas."""
+
+    size: int
+    """In pixels; smaller pictures stay as they are."""
+
+    def map(self, element: dict[str, np.ndarray | str]) -> dict[str, np.ndarray | str]:
+        """Reduce content, style and stylised."""
+        return element | {
+            name: self._reduced(element[name]) for name in ("content", "style", "stylised")
+        }
+
+    def _reduced(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 3"]:
+        h, w = image.shape[:2]
+        scale = self.size / min(h, w)
+        if scale >= 1:
+            return image
+        size = (round(w * scale), round(h * scale))
+        return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
+
+
+@dataclass(frozen=True)
 class RandomCropAndFlip(grain.transforms.RandomMap):
     """The same crop and flip for content and stylised, another one for the style.
 
@@ -183,6 +206,7 @@ def training_batches(
     crop_size: int,
     seed: int,
     num_workers: int,
+    image_size: int | None = None,
     start: int = 0,
     process_index: int = 0,
     process_count: int = 1,
@@ -196,15 +220,17 @@ def training_batches(
 
     Args:
         batch_size: rows over all processes, a multiple of their number.
+        image_size: see `TrainConfig`.
     """
     parts = [
         grain.MapDataset.source(source).seed(seed + i).shuffle().repeat()
         for i, source in enumerate(sources)
     ]
+    mixed = grain.MapDataset.mix(parts, weights or None).seed(seed)
+    if image_size is not None:
+        mixed = mixed.map(Reduce(image_size))
     dataset = (
-        grain.MapDataset.mix(parts, weights or None)
-        .seed(seed)
-        .random_map(RandomCropAndFlip(crop_size))
+        mixed.random_map(RandomCropAndFlip(crop_size))
         .batch(batch_size // process_count, drop_remainder=True)[
             start * process_count + process_index :: process_count
         ]

@@ -97,6 +97,7 @@ def train(config: TrainConfig) -> None:
             crop_size=config.crop_size,
             seed=config.seed,
             num_workers=config.num_workers,
+            image_size=config.image_size,
             start=start,
             process_index=jax.process_index(),
             process_count=jax.process_count(),

@@ -5,60 +5,96 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-MOMENTS = 7
+MOMENTS = 13
 """Channels of `cell_moments`."""
+
+STATISTICS = 12
+"""Numbers of `statistics`."""
+
+CHANNEL_PAIRS = ((0, 1), (0, 2), (1, 2))
+MAP_NUMBERS = 42
+"""Numbers of a `ColourMap`."""
+
+
+def _products(colours: Float[Array, "*b 3"]) -> Float[Array, "*b 3"]:
+    return jnp.stack([colours[..., i] * colours[..., j] for i, j in CHANNEL_PAIRS], axis=-1)
 
 
 def cell_moments(
     images: Float[Array, "b h w 3"], mask: Bool[Array, "b h w"] | None, stride: int
-) -> Float[Array, "b h2 w2 7"]:
+) -> Float[Array, "b h2 w2 13"]:
     """Of each square of `stride` pixels: the share that is no padding, and the means over the
-    square of the colours and of their squares, with padding as zero."""
+    square of the colours, of their squares, products and cubes, with padding as zero."""
     b, h, w, _ = images.shape
     if mask is None:
         inside = jnp.ones((b, h, w, 1), images.dtype)
     else:
         inside = 1 - mask[..., None].astype(images.dtype)
-    moments = jnp.concatenate([inside, inside * images, inside * images**2], axis=-1)
+    images = inside * images
+    moments = jnp.concatenate([inside, images, images**2, _products(images), images**3], axis=-1)
     cells = moments.reshape(b, h // stride, stride, w // stride, stride, MOMENTS)
     return cells.mean((2, 4))
 
 
 def statistics(
-    moments: Float[Array, "b n 7"], padding: Bool[Array, "b n"] | None = None
-) -> Float[Array, "b 6"]:
-    """Means and standard deviations of the three channels, from the moments of all cells."""
+    moments: Float[Array, "b n 13"], padding: Bool[Array, "b n"] | None = None
+) -> Float[Array, "b 12"]:
+    """Means, standard deviations, correlations and skewness of the three channels, from the moments
+    of all cells."""
     if padding is not None:
         moments = jnp.where(padding[..., None], 0, moments)
     total = moments.sum(1)
-    mean, square = total[:, 1:4] / total[:, :1], total[:, 4:] / total[:, :1]
+    mean, square, product, cube = jnp.split(total[:, 1:] / total[:, :1], 4, axis=-1)
     # A flat picture has no deviation; the constant, a fiftieth of ImageNet's, keeps it from zero.
-    return jnp.concatenate([mean, jnp.sqrt(jnp.maximum(square - mean**2, 0) + 4e-4)], axis=-1)
+    deviation = jnp.sqrt(jnp.maximum(square - mean**2, 0) + 4e-4)
+    correlation = (product - _products(mean)) / _products(deviation)
+    skewness = (cube - 3 * mean * square + 2 * mean**3) / deviation**3
+    bounded = jnp.clip(skewness, -4, 4)
+    return jnp.concatenate([mean, deviation, correlation, bounded], axis=-1)
 
 
 class ColourMap(nnx.Module):
-    """From the colour statistics of content and style to an affine map of the content's colours.
+    """From the colour statistics of content and style to a quadratic map of the content's colours.
 
-    It begins as the one that gives the content the style's means and deviations, channel by channel
-    (Reinhard et al., "Color Transfer between Images", 2001, equations 10 and 11), and a small
-    network of the same statistics learns how the teacher differs from that.
+    It begins as the affine one that gives the content the style's means and deviations, channel by
+    channel (Reinhard et al., "Color Transfer between Images", 2001, equations 10 and 11), and a
+    small network of the same statistics learns how the teacher differs from that.
     """
 
     def __init__(self, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.hidden = nnx.Linear(12, 64, dtype=dtype, rngs=rngs)
-        self.output = nnx.Linear(64, 12, kernel_init=nnx.initializers.zeros, dtype=dtype, rngs=rngs)
+        self.hidden1 = nnx.Linear(2 * STATISTICS, 128, dtype=dtype, rngs=rngs)
+        self.hidden2 = nnx.Linear(128, 128, dtype=dtype, rngs=rngs)
+        self.output = nnx.Linear(
+            128, 30, kernel_init=nnx.initializers.zeros, dtype=dtype, rngs=rngs
+        )
 
     def __call__(
-        self, content: Float[Array, "b 6"], style: Float[Array, "b 6"]
-    ) -> Float[Array, "b 12"]:
-        """A matrix [3 3], row by row, and an offset [3], from `statistics`."""
-        change = self.output(nnx.gelu(self.hidden(jnp.concatenate([content, style], axis=-1))))
+        self, content: Float[Array, "b 12"], style: Float[Array, "b 12"]
+    ) -> Float[Array, "b 42"]:
+        """The numbers that `apply_colour_map` takes, from `statistics`."""
+        x = jnp.concatenate([content, style], axis=-1)
+        x = self.output(nnx.gelu(self.hidden2(nnx.gelu(self.hidden1(x)))))
         # A nearly flat content would otherwise be stretched to noise.
-        scale = jnp.clip(style[:, 3:] / content[:, 3:], 0.25, 4.0)
-        matrix = scale[:, None] * jnp.eye(3) + change[:, :9].reshape(-1, 3, 3)
-        moved = (matrix * content[:, None, :3]).sum(-1)
-        offset = style[:, :3] + change[:, 9:] - moved
-        return jnp.concatenate([matrix.reshape(-1, 9), offset], axis=-1)
+        scale = jnp.clip(style[:, 3:6] / content[:, 3:6], 0.25, 4.0)
+        offset = style[:, :3] - scale * content[:, :3]
+        return jnp.concatenate([scale, offset, content[:, :6], x], axis=-1)
+
+
+def apply_colour_map(
+    numbers: Float[Array, "b 42"], colours: Float[Array, "b h w 3"]
+) -> Float[Array, "b h w 3"]:
+    """The map of a picture's colours that a `ColourMap` answered with.
+
+    A scale and an offset of each channel, plus a quadratic polynomial of the colours in standard
+    units, held within 4 deviations, beyond which squares would run away.
+    """
+    numbers = numbers[:, None, None].astype(colours.dtype)
+    scale, offset, mean, deviation = (numbers[..., 3 * i : 3 * i + 3] for i in range(4))
+    z = jnp.clip((colours - mean) / deviation, -4, 4)
+    terms = jnp.concatenate([z, z**2 - 1, _products(z)], axis=-1)
+    coefficients = numbers[:, 0, 0, 12:39].reshape(-1, 9, 3)
+    polynomial = jnp.einsum("bhwt,btc->bhwc", terms, coefficients) + numbers[..., 39:]
+    return scale * colours + offset + polynomial
 
 
 def feature_statistics(

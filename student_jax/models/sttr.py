@@ -15,10 +15,12 @@ from jaxtyping import Array, Bool, Float
 from student_jax.config import STTRConfig
 from student_jax.models import imagenet
 from student_jax.models.colour import (
+    MAP_NUMBERS,
     MOMENTS,
+    STATISTICS,
     ColourMap,
     StyleCode,
-    apply_map,
+    apply_colour_map,
     cell_moments,
     feature_statistics,
     statistics,
@@ -78,7 +80,7 @@ class STTR(nnx.Module):
         if config.colour_map:
             self.colour_map = ColourMap(dtype=dtype, rngs=rngs)
         if config.style_code:
-            in_dim = 12 + 2 * sum(self.style_backbone.dims)
+            in_dim = 2 * STATISTICS + 2 * sum(self.style_backbone.dims)
             self.style_code = StyleCode(in_dim, config.style_code, dtype=dtype, rngs=rngs)
         skip_dims = (3, *self.content_backbone.dims[:-1])
         self.tail = Tail(config, skip_dims, dtype=dtype, rngs=rngs)
@@ -196,8 +198,8 @@ class STTR(nnx.Module):
     ) -> Float[Array, "b n c2"]:
         """Second part of `decode`, the only one where distant tokens meet.
 
-        With a colour map, its 12 numbers follow the channels of every token, and the style's code
-        follows those.
+        With a colour map, its `MAP_NUMBERS` follow the channels of every token, and the style's
+        code follows those.
         """
         dim = self.config.hidden_dim
         tokens, moments = tokens[..., :dim], tokens[..., dim:]
@@ -212,7 +214,7 @@ class STTR(nnx.Module):
         else:
             style = sum(w * whole for w, whole in zip(weights, style, strict=True))
         content = statistics(moments, padding)
-        whole = self.colour_map(content, style[:, :6])
+        whole = self.colour_map(content, style[:, :STATISTICS])
         if self.config.style_code:
             code = self.style_code(jnp.concatenate([content, style], axis=-1))
             whole = jnp.concatenate([whole, code], axis=-1)
@@ -230,13 +232,11 @@ class STTR(nnx.Module):
         code = None
         if self.config.colour_map:
             dim = self.config.tail_dim
-            grid, maps, codes = jnp.split(grid, [dim, dim + 12], axis=-1)
+            # What describes the picture as a whole is the same at all tokens.
+            grid, whole = grid[..., :dim], grid[..., dim:].mean((1, 2))
+            skips = (apply_colour_map(whole[:, :MAP_NUMBERS], skips[0]), *skips[1:])
             if self.config.style_code:
-                # All tokens have the same one, but where windows fade into each other.
-                code = codes.mean((1, 2))
-            stride = self.config.content_stride
-            maps = jnp.repeat(jnp.repeat(maps, stride, axis=1), stride, axis=2)
-            skips = (apply_map(maps, skips[0]), *skips[1:])
+                code = whole[:, MAP_NUMBERS:]
         prediction = self.tail(grid, skips, code, train)
         return imagenet.denormalise(prediction.astype(jnp.float32))
 

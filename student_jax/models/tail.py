@@ -82,9 +82,7 @@ class Tail(nnx.Module):
             init = nnx.initializers.zeros
             for dim in dims[:-1]:
                 self.modulations.append(
-                    nnx.Linear(
-                        config.style_code, 2 * dim, kernel_init=init, dtype=dtype, rngs=rngs
-                    )
+                    nnx.Linear(config.style_code, 2 * dim, kernel_init=init, dtype=dtype, rngs=rngs)
                 )
         self.skips = nnx.List()
         if config.content_skips:
