@@ -14,6 +14,7 @@ from losses.gram import gram_matrix
 from losses.perceptual import perceptual_loss
 from losses.pixel import pixel_loss
 from losses.regularisation import total_variation_loss
+from losses.texture import texture_loss
 
 __all__ = [
     "L1",
@@ -27,5 +28,6 @@ __all__ = [
     "gram_matrix",
     "perceptual_loss",
     "pixel_loss",
+    "texture_loss",
     "total_variation_loss",
 ]

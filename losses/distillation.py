@@ -1,4 +1,4 @@
-"""The distillation objectives: weighted sums of a pixel, a Gram and a perceptual term."""
+"""The distillation objectives: weighted sums of a pixel term and of terms of features."""
 
 import dataclasses
 from typing import Literal
@@ -11,6 +11,7 @@ from losses.features import Features, paired
 from losses.gram import gram_matrix
 from losses.perceptual import perceptual_loss
 from losses.pixel import pixel_loss
+from losses.texture import texture_loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +21,7 @@ class DistillationWeights:
     pixel: float
     gram: float
     perceptual: float = 0.0
+    texture: float = 0.0
 
     def __post_init__(self):
         weights = dataclasses.astuple(self)
@@ -29,7 +31,7 @@ class DistillationWeights:
     @property
     def need_features(self) -> bool:
         """Whether a term looks at features."""
-        return bool(self.gram or self.perceptual)
+        return bool(self.gram or self.perceptual or self.texture)
 
 
 L1 = DistillationWeights(pixel=1.0, gram=0.0)
@@ -38,9 +40,8 @@ L3 = DistillationWeights(pixel=0.7, gram=0.3)
 PERCEPTUAL = DistillationWeights(pixel=1.0, gram=0.0, perceptual=0.01)
 """A mean squared error alone rewards blur; here both terms are of like size at the end of a
 training, when the pixel term is about 0.01 and the perceptual one about 1."""
-TEXTURE = DistillationWeights(pixel=1.0, gram=0.01, perceptual=0.01)
-"""Gram matrices ask for the amount of every texture, which the perceptual distance, being least for
-an average of all likely textures, leaves out."""
+TEXTURE = DistillationWeights(pixel=1.0, gram=0.0, texture=0.03)
+"""The pixel term places colours and edges, the other asks for the amount of texture."""
 
 
 def gram_loss(
@@ -82,9 +83,9 @@ def distillation_loss(
     """How far a student's prediction is from its teacher's picture.
 
     weights.pixel * `pixel_loss` + weights.gram * `gram_loss` + weights.perceptual *
-    `perceptual_loss`: L1 is the pixel term alone, L2 weighs pixel and Gram term alike, L3 is 0.7 of
-    the first and 0.3 of the second; PERCEPTUAL has the pixel and the perceptual term, TEXTURE all
-    three.
+    `perceptual_loss` + weights.texture * `texture_loss`: L1 is the pixel term alone, L2 weighs pixel and Gram term alike, L3 is 0.7 of
+    the first and 0.3 of the second; PERCEPTUAL has the pixel and the perceptual term, TEXTURE the
+    pixel and the texture term.
 
     Args:
         prediction, target: pictures in [0, 1] (a prediction may leave that range).
@@ -94,8 +95,8 @@ def distillation_loss(
         gram_reduction: as in `gram_loss`.
 
     Returns:
-        The loss, and the unweighted terms "pixel", "gram" and "perceptual", the last two unless
-        their weights are 0.
+        The loss, and the unweighted terms "pixel", "gram", "perceptual" and "texture", the last
+        three unless their weights are 0.
 
     Raises:
         ValueError: when shapes or layers of prediction and target differ, or features are missing.
@@ -108,4 +109,7 @@ def distillation_loss(
     if weights.perceptual:
         terms["perceptual"] = perceptual_loss(prediction_features or {}, target_features or {})
         loss += weights.perceptual * terms["perceptual"]
+    if weights.texture:
+        terms["texture"] = texture_loss(prediction_features or {}, target_features or {})
+        loss += weights.texture * terms["texture"]
     return loss, terms

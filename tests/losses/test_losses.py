@@ -16,6 +16,7 @@ from losses import (
     gram_matrix,
     perceptual_loss,
     pixel_loss,
+    texture_loss,
     total_variation_loss,
 )
 
@@ -162,3 +163,25 @@ def test_nothing_is_broadcast():
 def test_weights_must_make_sense(pixel, gram):
     with pytest.raises(ValueError, match="expected none below 0"):
         DistillationWeights(pixel, gram)
+
+
+def test_texture_loss_by_hand():
+    # Stripes of +-2 and of +-1: deviations of 2 and 1 in every window, (1 - 2)^2 / 2^2.
+    stripes = jnp.broadcast_to(jnp.array([1.0, -1.0] * 8)[:, None], (1, 16, 16, 1))
+    target, prediction = {"relu1_1": 2 * stripes}, {"relu1_1": 5 + stripes}
+    # The constant under the root is 1e-6 of these variances.
+    assert texture_loss(prediction, target).item() == pytest.approx(0.25, rel=1e-5)
+    # Phase and sign do not matter, nor does what is left at the borders.
+    shifted = {"relu1_1": jnp.pad(-2 * stripes, ((0, 0), (0, 3), (0, 5), (0, 0)))}
+    padded = {"relu1_1": jnp.pad(2 * stripes, ((0, 0), (0, 3), (0, 5), (0, 0)))}
+    assert texture_loss(shifted, padded) == 0
+    # No texture at all counts as 1 for a layer, but for the constant.
+    flat = {"a": jnp.ones((1, 16, 16, 1)), "b": jnp.ones((1, 8, 8, 1))}
+    both = {"a": stripes, "b": stripes[:, :8, :8]}
+    assert texture_loss(flat, both).item() == pytest.approx(2, rel=3e-3)
+
+
+def test_texture_needs_a_window():
+    small = {"relu1_1": jnp.ones((1, 7, 16, 1))}
+    with pytest.raises(ValueError, match="smaller than 8 x 8"):
+        texture_loss(small, small)
