@@ -82,10 +82,10 @@ def distillation_loss(
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """How far a student's prediction is from its teacher's picture.
 
-    weights.pixel * `pixel_loss` + weights.gram * `gram_loss` + weights.perceptual *
-    `perceptual_loss` + weights.texture * `texture_loss`: L1 is the pixel term alone, L2 weighs pixel and Gram term alike, L3 is 0.7 of
-    the first and 0.3 of the second; PERCEPTUAL has the pixel and the perceptual term, TEXTURE the
-    pixel and the texture term.
+    The sum of `pixel_loss`, `gram_loss`, `perceptual_loss` and `texture_loss`, each times its
+    weight: L1 is the pixel term alone, L2 weighs pixel and Gram term alike, L3 is 0.7 of the first
+    and 0.3 of the second; PERCEPTUAL has the pixel and the perceptual term, TEXTURE the pixel and
+    the texture term.
 
     Args:
         prediction, target: pictures in [0, 1] (a prediction may leave that range).

@@ -1,4 +1,4 @@
-"""The global part of a style: one affine map of all colours of a content, and a code for the rest."""
+"""The global part of a style: one map of all colours of a content, and a code for the rest."""
 
 import jax.numpy as jnp
 from flax import nnx
