@@ -175,6 +175,10 @@ def check_config(config: TrainConfig) -> None:
 def load_student(workdir: Path, step: int | Literal["best", "latest"] = "best") -> STTR:
     """The student of a training run, with averaged parameters, on one device.
 
+    Args:
+        step: "best" is the step with the smallest squared error on validation triplets; of a run
+            that minimises more than that, the latest: a squared error prefers smooth pictures.
+
     Raises:
         InputError: not a workdir, no checkpoint yet, no such step, or weights that do not fit.
     """
@@ -191,10 +195,10 @@ def load_student(workdir: Path, step: int | Literal["best", "latest"] = "best") 
         steps = checkpoints.steps()
         if not steps:
             raise InputError(f'"{workdir}" has no checkpoints yet.')
-        if step == "latest":
-            step = steps[-1]
-        elif step == "best":
+        if step == "best" and fields.get("loss") == "L1":
             step = checkpoints.best_step()
+        elif step in ("best", "latest"):
+            step = steps[-1]
         if step not in steps:
             raise InputError(f'"{workdir}" has no checkpoint of step {step}, only of {steps}.')
         model = nnx.eval_shape(lambda: STTR(config, rngs=nnx.Rngs(0)))

@@ -116,6 +116,26 @@ def test_validation_dataset_of_its_own(triplets, grey):
     assert [triplet["record"] for triplet in held_out] == [f"{grey}[{i}]" for i in range(4)]
 
 
+def test_pictures_are_reduced_by_averaging(triplets):
+    contents = TripletDataset(triplets).contents.reshape(-1, 24, 2, 24, 2, 3).mean((2, 4))
+    batch = next(batches(triplets, image_size=24, crop_size=24))
+    for content in batch["content"]:
+        # Of one picture or of its mirror image; Pillow rounds twice, after rows and after columns.
+        errors = [np.abs(content - other).max() for x in contents for other in (x, x[:, ::-1])]
+        assert min(errors) <= 1
+    # Smaller pictures stay as they are.
+    whole = next(batches(triplets, image_size=2 * SIZE, crop_size=SIZE))
+    assert (
+        (
+            np.sort(whole["content"], axis=2)[:, None]
+            == np.sort(TripletDataset(triplets).contents, axis=2)
+        )
+        .all((2, 3, 4))
+        .any(1)
+        .all()
+    )
+
+
 def test_crop_larger_than_the_pictures(triplets):
     with pytest.raises(InputError, match=r"is 48 x 48 px, smaller than --crop-size 64"):
         next(batches(triplets, crop_size=64))

@@ -117,6 +117,22 @@ def test_latest_and_best_checkpoints_are_kept(finished):
         assert {8, 12, best} == set(checkpoints.steps())
 
 
+def test_the_best_checkpoint_of_a_run_for_texture_is_the_latest(finished, monkeypatch):
+    def student(step):
+        return jax.tree.leaves(nnx.state(load_student(finished.workdir, step)))
+
+    fields = json.loads((finished.workdir / "config.json").read_text())
+    assert fields["loss"] == "L1"
+    with Checkpoints(finished.workdir, read_only=True) as checkpoints:
+        of_error = student(checkpoints.best_step())
+    for loss, expected in (("L1", of_error), ("texture", student("latest"))):
+        monkeypatch.setattr(
+            "student_jax.checkpoint.load_config", lambda _, loss=loss: fields | {"loss": loss}
+        )
+        for a, b in zip(student("best"), expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 def test_killed_run_continues_exactly(finished, tmp_path):
     config = dataclasses.replace(finished, workdir=tmp_path / "run")
     process = start(config)
@@ -244,6 +260,7 @@ def test_vgg19_without_weights(train_config):
         ({"coordinator": "host:1"}, "given together"),
         ({"process_id": 0}, "given together"),
         ({"features_crop": 4}, "at least 8"),
+        ({"image_size": 16}, "at least crop_size"),
     ],
 )
 def test_settings_that_make_no_sense(train_config, change, message):
