@@ -40,7 +40,7 @@ L3 = DistillationWeights(pixel=0.7, gram=0.3)
 PERCEPTUAL = DistillationWeights(pixel=1.0, gram=0.0, perceptual=0.01)
 """A mean squared error alone rewards blur; here both terms are of like size at the end of a
 training, when the pixel term is about 0.01 and the perceptual one about 1."""
-TEXTURE = DistillationWeights(pixel=1.0, gram=0.0, texture=0.03)
+TEXTURE = DistillationWeights(pixel=1.0, gram=0.0, texture=0.1)
 """The pixel term places colours and edges, the other asks for the amount of texture."""
 
 
