@@ -39,7 +39,7 @@ def attention(
     b, n, k, d = query.shape
     m = key.shape[1]
     if score_bytes is None:
-        # cuDNN's dropout would use one seed for all steps; before Hopper, 128 channels are its limit.
+        # cuDNN drops the same weights at every step, and before Hopper takes at most 128 channels.
         half = query.dtype in (jnp.bfloat16, jnp.float16)
         if half and dropout_key is None and d % 8 == 0 and d <= 128 and _has_flash_attention():
             return flash_attention(query, key, value, padding)
