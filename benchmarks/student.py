@@ -2,7 +2,7 @@
 
 python benchmarks/student.py --sizes 256 512 --repeats 5            # forward pass
 python benchmarks/student.py --train --sizes 256 --batches 1 2      # training step
-python benchmarks/student.py --attention        # memory only, nothing is run
+python benchmarks/student.py --memory           # as the compiler counts; nothing is run
 """
 
 import dataclasses
@@ -46,8 +46,8 @@ class BenchmarkConfig:
     """Time a training step instead: forward, backward and AdamW, of the mean squared error."""
     batches: tuple[int, ...] = (1, 2)
     """Pictures of a training step."""
-    attention: bool = False
-    """Print the memory of attention, whole and chunked, instead."""
+    memory: bool = False
+    """Print the memory of attention and of the whole student instead."""
 
 
 def random_student(config: STTRConfig) -> STTR:
@@ -273,14 +273,59 @@ def attention_memory() -> None:
         print(f"| {size} | {n} | {' | '.join(cells)} |")
 
 
+def student_memory() -> None:
+    """Print what the reference student needs at batch 1, parameters and pictures included."""
+    print("\n| px | forward | training step | with --remat |")
+    print("| --- | --- | --- | --- |")
+    for size in (512, 1024, 2048):
+        cells = [forward_memory(size)]
+        if size <= 1024:
+            cells += [training_memory(size, remat) for remat in (False, True)]
+        print(f"| {size} | {' | '.join(f'{x / 2**30:.1f} GiB' for x in cells)} |", flush=True)
+
+
+def forward_memory(size: int) -> int:
+    """Bytes of a forward pass of one content and one style of this size."""
+    config = STTRConfig.reference()
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: STTR(config, rngs=nnx.Rngs(0))))
+    picture = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    forward = jax.jit(lambda state, *pictures: nnx.merge(graphdef, state)(*pictures))
+    return total_bytes(forward.lower(state, picture, picture))
+
+
+def training_memory(size: int, remat: bool) -> int:
+    """Bytes of a training step of one triplet of this size."""
+    settings = dataclasses.replace(
+        TrainConfig.reference((), Path()), crop_size=size, batch_size=1, remat=remat
+    )
+    tx = make_optimiser(settings)
+    objective, features = make_objective(LOSSES["L1"], None, "sum")
+    graphdef, variables = nnx.split(
+        nnx.eval_shape(lambda: STTR(settings.model, remat=remat, rngs=nnx.Rngs(0)))
+    )
+    state = jax.eval_shape(partial(create_train_state, config=settings.model, tx=tx), variables)
+    picture = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
+    batch = dict.fromkeys(("content", "style", "stylised"), picture)
+    step = partial(train_step, graphdef=graphdef, objective=objective, tx=tx, config=settings)
+    return total_bytes(jax.jit(step, donate_argnums=0).lower(state, batch, features))
+
+
+def total_bytes(program: jax.stages.Lowered) -> int:
+    """Peak memory of a program, with its inputs and outputs, as the compiler counts."""
+    memory = program.compile().memory_analysis()
+    kept = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    return kept - memory.alias_size_in_bytes + memory.temp_size_in_bytes
+
+
 def main(config: BenchmarkConfig) -> None:
     """Print the machine and the tables."""
     print(
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores; "
         f"jax {jax.__version__}, torch {torch.__version__}; load {os.getloadavg()[0]:.1f}"
     )
-    if config.attention:
+    if config.memory:
         attention_memory()
+        student_memory()
         return
     for size in config.sizes:
         if not config.train:
