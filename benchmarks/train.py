@@ -93,7 +93,7 @@ def pipeline(data: str, size: int, batch_size: int, num_workers: int) -> float:
     return rate
 
 
-def prepare(data: str, size: int, batch_size: int, changes: dict) -> tuple:
+def prepare(data: str, size: int, batch_size: int, student: tuple, changes: dict) -> tuple:
     """A compiled step, its state, batch and feature parameters, and its arithmetic in FLOP."""
     settings = dataclasses.replace(
         TrainConfig.mini((data,), Path()),
@@ -104,7 +104,7 @@ def prepare(data: str, size: int, batch_size: int, changes: dict) -> tuple:
     weights = LOSSES[settings.loss]
     network = load_features("vgg16", "") if weights.need_features else None
     objective, features = make_objective(weights, network, "sum", settings.features_crop)
-    graphdef, variables = initial_weights(settings)
+    graphdef, variables = student
     tx = make_optimiser(settings)
     sources, _ = load_sources([data], None, 0.1)
     batch = next(
@@ -125,8 +125,9 @@ def measure(data: str, size: int, config: BenchmarkConfig) -> None:
         f"\n{size} px, batch {config.batch_size}: the pipeline alone gives {rates[0]:.0f} "
         f"triplets/s with threads, {rates[1]:.0f} with 2 processes\n"
     )
+    student = initial_weights(TrainConfig.mini((data,), Path()))
     programs = {
-        name: prepare(data, size, config.batch_size, changes)
+        name: prepare(data, size, config.batch_size, student, changes)
         for name, changes in OBJECTIVES.items()
     }
     states = {name: state for name, (_, state, *_) in programs.items()}
