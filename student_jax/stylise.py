@@ -90,7 +90,7 @@ class Stylist:
             function: jax.jit(partial(function, graphdef))
             for function in (_encode_style, _decode, _encode_tile, _transform, _paint_tile)
         }
-        self._programs: dict[Any, jax.stages.Compiled] = {}
+        self._programs: dict[Any, _Program] = {}
 
     @classmethod
     def from_pretrained(
@@ -345,26 +345,37 @@ class Stylist:
     def _size(self, h: int, w: int, padded: tuple[int, int]) -> np.ndarray | None:
         return None if (h, w) == padded else np.array([h, w], np.int32)
 
-    def _program(self, function, *args) -> jax.stages.Compiled:
+    def _program(self, function, *args) -> "_Program":
         key = (function, jax.tree.structure(args), *(x.shape for x in jax.tree.leaves(args)))
         if key not in self._programs:
-            self._programs[key] = self._functions[function].lower(self._state, *args).compile()
+            compiled = self._functions[function].lower(self._state, *args).compile()
+            # Asked for once: the answer takes a tenth of a small picture's time.
+            self._programs[key] = _Program(compiled, _planned_bytes(compiled))
         return self._programs[key]
 
     def _run(self, function, *args):
-        return self._program(function, *args)(self._state, *args)
+        return self._program(function, *args).compiled(self._state, *args)
 
     def _bytes(self, function, *args) -> int:
-        """Memory that a program takes while it runs, as its compiler planned it."""
-        memory = self._program(function, *args).memory_analysis()
-        if memory is None:  # not all backends tell
-            return 0
-        return (
-            memory.temp_size_in_bytes
-            + memory.argument_size_in_bytes
-            + memory.output_size_in_bytes
-            - memory.alias_size_in_bytes
-        )
+        return self._program(function, *args).bytes
+
+
+class _Program(NamedTuple):
+    compiled: jax.stages.Compiled
+    bytes: int
+    """Memory that it takes while it runs."""
+
+
+def _planned_bytes(compiled: jax.stages.Compiled) -> int:
+    memory = compiled.memory_analysis()
+    if memory is None:  # not all backends tell
+        return 0
+    return (
+        memory.temp_size_in_bytes
+        + memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+    )
 
 
 def _answer(tile, y, x, stride):

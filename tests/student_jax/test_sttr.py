@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 from flax import nnx
 
 from student_jax import STTR, STTRConfig
-from student_jax.models.attention import attention
+from student_jax.models.attention import attention, flash_attention
 from student_jax.models.convolution import UpsampleConv
 from student_jax.models.imagenet import MEAN, normalise
 from student_jax.models.position_encoding import position_encoding
@@ -133,6 +134,55 @@ def test_attention_agrees_with_jax_and_hides_padding():
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
     anything = jnp.where(padding[:, :, None, None], 1e3, value)
     np.testing.assert_array_equal(attention(query, key, anything, padding), actual)
+
+
+def test_flash_attention_is_the_same_with_padding_anywhere():
+    keys = jax.random.split(jax.random.key(0), 4)
+    query, key, value = (
+        jax.random.normal(k, (2, n, 3, 8)) for k, n in zip(keys, (10, 12, 12), strict=False)
+    )
+    padding = jax.random.bernoulli(keys[3], 0.4, (2, 12))
+    for mask in (None, padding):
+        actual = flash_attention(query, key, value, mask, implementation="xla")
+        np.testing.assert_allclose(
+            actual,
+            attention(query, key, value, mask),
+            rtol=1e-4,
+            atol=1e-6,  # float32 rounding
+        )
+
+
+def test_gpu_computes_attention_by_cudnn_where_it_can(monkeypatch):
+    """Programs for a GPU, made without one: what they call shows in their text."""
+    monkeypatch.setattr("student_jax.models.attention._has_flash_attention", lambda: True)
+    monkeypatch.setattr(
+        "jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91000
+    )
+
+    def calls(dtype, dim=32, padding=None, **options):
+        def loss(inputs):
+            return attention(*inputs, padding, **options).astype(jnp.float32).sum()
+
+        inputs = (jax.ShapeDtypeStruct((2, 16, 4, dim), dtype),) * 3
+        program = jax.jit(jax.grad(loss)).trace(inputs).lower(lowering_platforms=("cuda",))
+        return set(re.findall(r"__cudnn\$\w+", program.as_text()))
+
+    cudnn = {"__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"}
+    assert calls(jnp.bfloat16) == calls(jnp.float16) == cudnn
+    assert calls(jnp.bfloat16, padding=jnp.arange(16) >= jnp.array([[7], [16]])) == cudnn
+    assert not calls(jnp.float32)
+    assert not calls(jnp.bfloat16, dim=12)
+    assert not calls(jnp.bfloat16, dropout_rate=0.1, dropout_key=jax.random.key(0))
+
+    config = dataclasses.replace(STTRConfig.mini(), num_encoder_layers=1, num_decoder_layers=1)
+    graphdef, state = nnx.split(
+        nnx.eval_shape(lambda: STTR(config, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)))
+    )
+    picture = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
+    forward = jax.jit(lambda state, *pictures: nnx.merge(graphdef, state)(*pictures))
+    program = forward.trace(state, picture, picture).lower(lowering_platforms=("cuda",))
+    # Self-attention of the style and of the content, and the content's to the style.
+    assert program.as_text().count("custom_call @__cudnn$fmhaSoftmax(") == 3
 
 
 @pytest.mark.parametrize("score_bytes", [1, 2**30])

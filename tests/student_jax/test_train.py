@@ -159,22 +159,52 @@ def test_sigterm_saves_and_the_run_continues_exactly(finished, tmp_path, capsys)
     assert_same_run(config, finished)
 
 
+def unfinished_saves(config):
+    return list(config.workdir.glob("checkpoints/*checkpoint-tmp*"))
+
+
+def last_checkpoint(config):
+    names = [path.name for path in config.workdir.glob("checkpoints/*")]
+    return max((int(name) for name in names if name.isdigit()), default=0)
+
+
+def wait_within_save(config, process):
+    while process.poll() is None:
+        if unfinished_saves(config):
+            # Held still, to see whether the save ended just then.
+            process.send_signal(signal.SIGSTOP)
+            os.waitpid(process.pid, os.WUNTRACED)
+            if unfinished_saves(config):
+                return
+            process.send_signal(signal.SIGCONT)
+    raise AssertionError("the run ended without another save")
+
+
 @pytest.mark.slow
 def test_run_killed_again_and_again_ends_the_same(finished, tmp_path):
-    """At random moments, in saves too: a checkpoint after every step."""
-    often = dataclasses.replace(finished, workdir=tmp_path / "unbroken", checkpoint_every=1)
+    """At random moments, and in saves: there is one after every step."""
+    often = dataclasses.replace(
+        finished, workdir=tmp_path / "unbroken", steps=20, checkpoint_every=1
+    )
     train(often)
     config = dataclasses.replace(often, workdir=tmp_path / "run")
     rng = random.Random(0)
-    for step in (1, 3, 5, 8, 10):
-        resume = (config.workdir / "config.json").exists()
-        process = start(dataclasses.replace(config, resume=resume))
-        wait_for_step(config, step, process)
-        time.sleep(rng.uniform(0, 0.5))
+    for moment in ("any", "save", "any", "save", "any"):
+        done = last_checkpoint(config)
+        process = start(dataclasses.replace(config, resume=done > 0))
+        while last_checkpoint(config) == done:
+            assert process.poll() is None
+            time.sleep(0.01)
+        if moment == "save":
+            wait_within_save(config, process)
+        else:
+            time.sleep(rng.uniform(0, 0.3))
         process.kill()
-        process.wait()
+        assert process.wait() == -signal.SIGKILL
+        assert moment != "save" or unfinished_saves(config)
     train(dataclasses.replace(config, resume=True))
     assert_same_run(config, often)
+    assert not unfinished_saves(config)
 
 
 @pytest.mark.slow
