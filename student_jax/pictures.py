@@ -59,15 +59,16 @@ def mask_pixels(mask: Picture, shape: tuple[int, ...]) -> Float32[np.ndarray, "*
     """How much of the effect every pixel gets, 0 to 1.
 
     Args:
-        mask: a path or PIL image (its brightness), or an array [h w] or [b h w]: bool, uint8, or
-            floats in [0, 1].
+        mask: a path or PIL image (its brightness), which is brought to the content's size when it
+            has the content's proportions, to a hundredth; or an array [h w] or [b h w]: bool,
+            uint8, or floats in [0, 1].
         shape: [h w 3] or [b h w 3] of the content.
 
     Raises:
-        InputError: unreadable, or not of the content's size.
+        InputError: unreadable, or not of the content's size or proportions.
     """
     if isinstance(mask, str | os.PathLike | Image.Image):
-        mask = float_pixels("mask", mask).mean(axis=-1)
+        mask = _fitted_mask(float_pixels("mask", mask).mean(axis=-1), *shape[-3:-1])
     mask = np.asarray(mask)
     if mask.ndim < 2 or mask.shape not in (shape[:-1], shape[-3:-1]):
         raise InputError(
@@ -80,6 +81,20 @@ def mask_pixels(mask: Picture, shape: tuple[int, ...]) -> Float32[np.ndarray, "*
     if not (mask.min() >= 0 and mask.max() <= 1):
         raise InputError(f"the mask has values from {mask.min()} to {mask.max()}; expected [0, 1].")
     return mask[..., None]
+
+
+def _fitted_mask(
+    mask: Float32[np.ndarray, "h w"], height: int, width: int
+) -> Float32[np.ndarray, "h2 w2"]:
+    h, w = mask.shape
+    if abs(h * width / w - height) > max(1, height / 100):
+        raise InputError(
+            f"the mask has {w} x {h} px for a content of {width} x {height} px; expected the same "
+            "proportions."
+        )
+    # Unlike Lanczos, this filter leaves black and white areas as they are up to their edges.
+    fitted = Image.fromarray(mask).resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(fitted).clip(0, 1)
 
 
 def resize(

@@ -199,7 +199,9 @@ class Stylist:
         change = self._predict(contents, encoded).reshape(pixels.shape) - pixels
         if preserve_colour:
             change = (change @ LUMINANCE)[..., None]
-        return (pixels + share * change).clip(0, 1)
+        change *= share
+        stylised = pixels + change
+        return np.clip(stylised, 0, 1, out=stylised)
 
     def plan(self, height: int, width: int, style: EncodedStyle, batch: int = 1) -> Plan:
         """How contents of this size are handled within `max_memory`.
@@ -321,9 +323,13 @@ class Stylist:
     ) -> Float32[np.ndarray, "1 h w c2"]:
         """Transform content tokens, in one window or in several that fade into each other.
 
-        Positions are those in the whole picture, and the style is the same for all windows.
+        Positions and colour statistics are those of the whole picture, and the style is the same
+        for all windows.
         """
         h, w = grid.shape[1:3]
+        # A window's statistics are the mean of its tokens' moments: now all windows have the same.
+        moments = grid[..., self._config.hidden_dim :]
+        moments[...] = moments.mean(axis=(1, 2), keepdims=True, dtype=np.float64)
         position = position_encoding(jnp.zeros((1, h, w), bool), self._config.hidden_dim)
         position = np.asarray(position)
         result = np.zeros((1, h, w, self._config.painted_dim), np.float32)

@@ -5,6 +5,7 @@ from flax import nnx
 from PIL import Image
 
 from student_jax import STTR, stylise
+from student_jax.pictures import mask_pixels
 from student_jax.stylise import HALO, EncodedStyle, Plan, Stylist
 from student_jax.tiling import bucket, mirror_pad, nearest_bucket, ramp, spans
 from triplets import InputError
@@ -97,6 +98,20 @@ def test_mask_restricts_the_effect(stylist):
     np.testing.assert_allclose(result[:, 32:], full[:, 32:], atol=1e-6)
     with pytest.raises(InputError, match=r"the mask has shape \[3, 64\]"):
         stylist(content, style, mask=mask[:3])
+
+
+def test_mask_pictures_are_brought_to_the_size_of_the_content():
+    mask = Image.new("L", (32, 24), 0)
+    mask.paste(255, (16, 0, 32, 24))
+    share = mask_pixels(mask, (60, 80, 3))[..., 0]
+    # The edge, at 40 of 80 px, is blurred by a pixel of the mask; the areas are as they were.
+    assert (share[:, :37] == 0).all() and (share[:, 43:] == 1).all()
+    np.testing.assert_allclose(share.mean(), 0.5, atol=1e-3)
+    assert (mask_pixels(mask, (24, 32, 3))[..., 0] == np.asarray(mask) / 255).all()
+    # Of a 4000 x 3000 px photo reduced to 85 px, the height is 64 after rounding.
+    assert mask_pixels(mask, (64, 85, 3)).shape == (64, 85, 1)
+    with pytest.raises(InputError, match="32 x 24 px for a content of 60 x 80 px; expected the"):
+        mask_pixels(mask, (80, 60, 3))
 
 
 def test_batches_and_lists(stylist):

@@ -100,6 +100,36 @@ def test_patterns_mixtures_sizes_and_profiles(files):
         assert 0x0112 not in picture.getexif()
 
 
+def test_mask_for_all_contents(files, capsys):
+    root = Path(files.out).parent
+    mask = Image.new("L", (32, 32), 0)
+    mask.paste(255, (0, 0, 32, 16))
+    mask.save(root / "mask.png")
+    config = dataclasses.replace(files, mask=str(root / "mask.png"), json=True)
+    with pytest.raises(InputError, match="1 of 2 failed; the first: the mask has 32 x 32 px for a"):
+        stylise_files(config)
+    (good,) = (r for r in json.loads(capsys.readouterr().out)["results"] if not r["error"])
+    assert good["mask"] == str(root / "mask.png")
+    lower = read_image(good["out"])[34:]  # of 64 rows; the edge is blurred
+    assert (lower == 90).all()
+
+
+def test_masks_by_the_names_of_contents(files):
+    masks = Path(files.out).parent / "masks"
+    (masks / "below").mkdir(parents=True)
+    Image.new("L", (64, 64), 0).save(masks / "below" / "b.jpg")
+    config = dataclasses.replace(files, mask=str(masks))
+    with pytest.raises(InputError, match=r"a\.jpg' has no mask; expected '.*masks/a\.png'"):
+        stylise_files(config)
+    assert (read_image(Path(files.out, "below_b--style.png")) == 90).all()
+    content = (f"{files.content[0]}/below/b.png",)
+    config = dataclasses.replace(
+        config, content=content, out=str(masks / "below" / "{content}.jpg")
+    )
+    with pytest.raises(InputError, match=r"b\.jpg is one of the inputs"):
+        stylise_files(config)
+
+
 def test_standard_input_to_standard_output(files, tmp_path):
     encoded = io.BytesIO()
     Image.new("RGB", (64, 64), "red").save(encoded, "PNG")
