@@ -1,6 +1,7 @@
 """Stylising videos: frame by frame, with less flicker, and with the sound kept."""
 
 import contextlib
+import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,6 +98,9 @@ def stylise_video(
         InputError: imageio-ffmpeg is missing, the file is no readable video, or the mask does not
             suit it.
     """
+    # It would start ffmpeg through os.fork, which JAX warns of because it may deadlock, to keep
+    # Ctrl-C from ffmpeg. Ctrl-C may as well end both: an unfinished video is removed.
+    os.environ.setdefault("IMAGEIO_FFMPEG_NO_PREVENT_SIGINT", "1")
     try:
         import imageio_ffmpeg
     except ImportError as error:

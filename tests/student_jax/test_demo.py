@@ -98,6 +98,14 @@ def test_unusable_requests_get_one_sentence(server, fields, message):
     assert status == 400 and message in error and "\n" not in error
 
 
+def test_a_content_that_was_not_chosen(server):
+    """The page leaves the field out."""
+    request = {"styles": [None], "strength": 1, "blend": 0, "preserve_colour": False}
+    kind = {"Content-Type": "application/json"}
+    status, _, answer = ask(server, "POST", "/stylise", json.dumps(request), kind)
+    assert status == 400 and json.loads(answer)["error"] == "choose a content."
+
+
 def test_what_is_none_of_the_pages_business(server):
     assert ask(server, "GET", "/samples/style/../../../LICENSE")[0] == 404
     assert ask(server, "GET", "/etc/passwd")[0] == 404
@@ -136,7 +144,7 @@ def test_in_a_browser(server, tmp_path):
         assert browser.run("document.getElementById('download').href").startswith("blob:")
         assert Image.open(io.BytesIO(browser.screenshot())).size[0] > 1000
 
-        for name, expected in (("photo.png", "× 60 px"), ("not.png", "cannot read the content")):
+        for name, expected in (("photo.png", "× 60 px"), ("not.png", "cannot read 'the content'")):
             root = browser("DOM.getDocument")["root"]["nodeId"]
             node = browser("DOM.querySelector", nodeId=root, selector="#content")["nodeId"]
             browser("DOM.setFileInputFiles", nodeId=node, files=[str(tmp_path / name)])

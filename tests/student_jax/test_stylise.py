@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -263,6 +265,21 @@ def test_windows_of_attention_fade_into_each_other(student, monkeypatch):
     # Colour maps of windows differ, and fade from token to token.
     assert step[0] < 0.9 * step[1]
     assert step[0] < 0.05 * effect
+
+
+def test_windows_share_the_statistics_of_the_whole_picture(tiny_model):
+    """A map of colours for each window would show as a step between them."""
+    model = dataclasses.replace(tiny_model, colour_map=True)
+    stylist = Stylist(STTR(model, rngs=nnx.Rngs(1)))
+    style = stylist.encode_style(picture(64, 64, seed=1))
+    grid = np.random.default_rng(0).random((1, 40, 52, model.token_dim), np.float32)
+    whole = stylist._transform_in_windows(grid.copy(), style, (40, 52))
+    windows = stylist._transform_in_windows(grid.copy(), style, (26, 26))
+    maps = windows[..., model.tail_dim :]
+    assert maps.shape[-1] == 12
+    # Weights of windows are summed and divided by again.
+    np.testing.assert_allclose(maps, maps[:, :1, :1].repeat(40, 1).repeat(52, 2), atol=1e-5)
+    np.testing.assert_allclose(maps, whole[..., model.tail_dim :], atol=1e-5)
 
 
 def test_the_plan_keeps_within_the_memory(student):

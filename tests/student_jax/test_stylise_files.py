@@ -201,9 +201,10 @@ def test_a_style_that_cannot_be_read(files):
         stylise_files(dataclasses.replace(files, style=(str(broken),)))
 
 
-def test_video_keeps_length_rate_size_and_sound(files):
+def test_video_keeps_length_rate_size_and_sound(files, monkeypatch, recwarn):
     root = Path(files.out).parent
     silent, clip = root / "silent.mp4", root / "clip.mp4"
+    monkeypatch.setenv("IMAGEIO_FFMPEG_NO_PREVENT_SIGINT", "1")
     writer = imageio_ffmpeg.write_frames(str(silent), (64, 64), fps=8, macro_block_size=2)
     writer.send(None)
     for i in range(6):
@@ -214,7 +215,9 @@ def test_video_keeps_length_rate_size_and_sound(files):
     ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", "-i", silent]
     ffmpeg += ["-f", "lavfi", "-i", "sine=frequency=440:duration=0.75", "-shortest", clip]
     subprocess.run(ffmpeg, check=True)
+    monkeypatch.delenv("IMAGEIO_FFMPEG_NO_PREVENT_SIGINT")
     stylise_files(dataclasses.replace(files, content=(str(clip),)))
+    assert not [w for w in recwarn if "os.fork" in str(w.message)]
     reader = imageio_ffmpeg.read_frames(str(root / "out" / "clip--style.mp4"))
     meta = next(reader)
     assert meta["size"] == (64, 64) and meta["fps"] == 8 and meta.get("audio_codec")
