@@ -4,7 +4,8 @@
 
 Each row is a process of its own (Linux only). "plan" is the bytes of `Stylist.plan`; "measured" the
 largest resident memory while a picture is stylised, from its file to float pixels, above that just
-before. The programs are compiled then. Seconds are wall clock, and in brackets those of all cores.
+before, with the programs of the plan compiled. Seconds are wall clock, in brackets those of all
+cores; tiles compile one more program in them.
 """
 
 import ctypes
@@ -87,8 +88,7 @@ def measure(worker: Worker) -> None:
     except InputError as error:
         print(json.dumps([str(error), "", "", ""]))
         return
-    stylist(worker.content, style)
-    # What the first picture and the compiler have freed goes back to the system before.
+    # What the compiler has freed goes back to the system before.
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
     before = _mebibytes("VmRSS")

@@ -27,6 +27,8 @@ HALO = 8
 TILE_SIDES = (2048, 1024, 512)
 """Sides of tiles in pixels, tried from the largest."""
 
+FLOAT_BYTES = 4
+
 # Y of ITU-R BT.601, as in Gatys et al. (2016).
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 
@@ -49,7 +51,7 @@ class Plan(NamedTuple):
     window: tuple[int, int] | None
     """Height and width, in tokens, within which tokens attend to each other; None: all of them."""
     bytes: int
-    """Memory that the largest program takes."""
+    """Memory that the largest program takes, and what is held beside it."""
     batch: int = 1
     """How many pictures are handled together."""
 
@@ -76,7 +78,7 @@ class Stylist:
         model: the student.
         style_size: larger styles are reduced to this shorter side in pixels: what the student was
             trained with. None takes them as they are.
-        max_memory: bytes that the computation may take, besides the program itself and the picture.
+        max_memory: bytes that the computation may take, besides the compiled program itself.
     """
 
     def __init__(
@@ -213,11 +215,15 @@ class Stylist:
         padded = (bucket(height, stride), bucket(width, stride))
         content = jax.ShapeDtypeStruct((batch, *padded, 3), np.float32)
         whole = self._bytes(_decode, content, self._size(height, width, padded), *style)
+        whole += batch * 3 * FLOAT_BYTES * (height * width + padded[0] * padded[1])
         if whole <= self.max_memory:
             return Plan((height, width), None, None, whole, batch)
         if batch > 1:
             return self.plan(height, width, _row(style, 0))
         h, w = self._tokens(height, width)
+        # The picture as it is, padded, and stylised; content tokens, their positions and results.
+        dims = (self._config.token_dim, self._config.hidden_dim, self._config.painted_dim)
+        held = FLOAT_BYTES * h * w * (3 * 3 * stride**2 + sum(dims))
         for side in TILE_SIDES:
             tile = (min(h, side // stride), min(w, side // stride))
             if any(
@@ -226,14 +232,14 @@ class Stylist:
                 continue
             pixels = jax.ShapeDtypeStruct((1, tile[0] * stride, tile[1] * stride, 3), np.float32)
             grid = jax.ShapeDtypeStruct((1, *tile, self._config.painted_dim), np.float32)
-            paint = self._bytes(_paint_tile, pixels, grid)
+            paint = held + self._bytes(_paint_tile, pixels, grid)
             if paint > self.max_memory:
                 continue
             in_pixels = (tile[0] * stride, tile[1] * stride)
             for window in ((h, w), tile):
                 tokens = jax.ShapeDtypeStruct((1, *window, self._config.token_dim), np.float32)
                 position = jax.ShapeDtypeStruct((1, *window, self._config.hidden_dim), np.float32)
-                needed = max(paint, self._bytes(_transform, tokens, position, *style))
+                needed = max(paint, held + self._bytes(_transform, tokens, position, *style))
                 if needed <= self.max_memory:
                     part = None if window == (h, w) else window
                     return Plan((height, width), in_pixels, part, needed)
@@ -285,8 +291,8 @@ class Stylist:
             )
         if plan.tile is None:
             padded = tuple(bucket(side, self._config.content_stride) for side in (h, w))
-            batch = np.stack([mirror_pad(x, *padded) for x in contents])
-            prediction = self._run(_decode, batch, self._size(h, w, padded), *style)
+            contents = mirror_pad(contents, *padded)
+            prediction = self._run(_decode, contents, self._size(h, w, padded), *style)
             return np.asarray(prediction)[:, :h, :w]
         return self._predict_in_tiles(contents[0], style, plan)[None]
 
@@ -342,7 +348,8 @@ class Stylist:
             weights = ramp(h, window[0], HALO, y)[:, None] * ramp(w, window[1], HALO, x)
             result[:, rows, columns] += weights[..., None] * np.asarray(tokens)
             total[rows, columns] += weights[..., None]
-        return result / total
+        result /= total
+        return result
 
     def _tokens(self, h: int, w: int) -> tuple[int, int]:
         stride = self._config.content_stride
