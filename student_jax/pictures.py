@@ -2,7 +2,6 @@
 
 import io
 import os
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -67,8 +66,9 @@ def mask_pixels(mask: Picture, shape: tuple[int, ...]) -> Float32[np.ndarray, "*
     Raises:
         InputError: unreadable, or not of the content's size or proportions.
     """
+    name = f"mask {str(mask)!r}" if isinstance(mask, str | os.PathLike) else "mask"
     if isinstance(mask, str | os.PathLike | Image.Image):
-        mask = _fitted_mask(float_pixels("mask", mask).mean(axis=-1), *shape[-3:-1])
+        mask = _fitted_mask(name, float_pixels("mask", mask).mean(axis=-1), *shape[-3:-1])
     mask = np.asarray(mask)
     if mask.ndim < 2 or mask.shape not in (shape[:-1], shape[-3:-1]):
         raise InputError(
@@ -84,13 +84,13 @@ def mask_pixels(mask: Picture, shape: tuple[int, ...]) -> Float32[np.ndarray, "*
 
 
 def _fitted_mask(
-    mask: Float32[np.ndarray, "h w"], height: int, width: int
+    name: str, mask: Float32[np.ndarray, "h w"], height: int, width: int
 ) -> Float32[np.ndarray, "h2 w2"]:
     h, w = mask.shape
     if abs(h * width / w - height) > max(1, height / 100):
         raise InputError(
-            f"the mask has {w} x {h} px for a content of {width} x {height} px; expected the same "
-            "proportions."
+            f"the {name} has {w} x {h} px for a content of {width} x {height} px; expected the "
+            "same proportions."
         )
     # Unlike Lanczos, this filter leaves black and white areas as they are up to their edges.
     fitted = Image.fromarray(mask).resize((width, height), Image.Resampling.BILINEAR)
@@ -134,11 +134,6 @@ def encode(pixels: UInt8[np.ndarray, "h w 3"], suffix: str, profile: bytes | Non
     except (ValueError, OSError) as error:
         raise ImageError(f"cannot write {suffix} of {list(pixels.shape)}: {error}") from error
     return encoded.getvalue()
-
-
-def is_writable(path: str | Path) -> bool:
-    """Whether the suffix names a format that `encode` writes."""
-    return Path(path).suffix.lower() in FORMATS
 
 
 def _rgb(name: str, picture: Image.Image) -> UInt8[np.ndarray, "h w 3"]:

@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from student_jax.compilation import enable_compilation_cache
-from student_jax.pictures import FORMATS, colour_profile, encode, is_writable
+from student_jax.pictures import FORMATS, colour_profile, encode
 from student_jax.pretrained import open_student
 from student_jax.stylise import MAX_MEMORY, STYLE_SIZE, EncodedStyle, Stylist
 from student_jax.video import VIDEO_SUFFIXES, stylise_video
@@ -96,7 +96,7 @@ class StyliseConfig:
         suffix = Path(self.out).suffix.lower()
         if _is_pattern(self.out) and suffix not in (*FORMATS, *VIDEO_SUFFIXES):
             raise ValueError(
-                f"out is {self.out!r}; expected a pattern that ends in "
+                f"out is {self.out!r}; expected a folder, or a file or pattern that ends in "
                 f"{', '.join((*FORMATS, *VIDEO_SUFFIXES))}"
             )
 
@@ -296,9 +296,17 @@ def _mask_of(content: _Input, mask: str | None) -> Path | None:
 
 
 def _make_folder_of(out: Path | str) -> None:
-    """Before the work, so that a place that cannot be written is found at once."""
-    if out != STREAM:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
+    """Before the work, so that a place that cannot be written is found at once.
+
+    Raises:
+        InputError: a file is where a folder should be.
+        OSError: no permission and so on.
+    """
+    try:
+        if out != STREAM:
+            Path(out).parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(f"cannot write {str(out)!r}: its folder is a file.") from error
 
 
 def _expand(specs: Sequence[str]) -> tuple[list[_Input], list[tuple[str, str]]]:
@@ -370,7 +378,7 @@ def _place(out: str, content: str, style: str, video: bool) -> Path | str:
 
 def _is_pattern(out: str) -> bool:
     named = "{content}" in out or "{style}" in out
-    is_file = is_writable(out) or Path(out).suffix.lower() in VIDEO_SUFFIXES
+    is_file = Path(out).suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
     return named or (is_file and not Path(out).is_dir())
 
 

@@ -106,12 +106,21 @@ def test_mask_for_all_contents(files, capsys):
     mask.paste(255, (0, 0, 32, 16))
     mask.save(root / "mask.png")
     config = dataclasses.replace(files, mask=str(root / "mask.png"), json=True)
-    with pytest.raises(InputError, match="1 of 2 failed; the first: the mask has 32 x 32 px for a"):
+    with pytest.raises(
+        InputError, match=r"1 of 2 failed; .* the mask '.*mask\.png' has 32 x 32 px"
+    ):
         stylise_files(config)
     (good,) = (r for r in json.loads(capsys.readouterr().out)["results"] if not r["error"])
     assert good["mask"] == str(root / "mask.png")
     lower = read_image(good["out"])[34:]  # of 64 rows; the edge is blurred
     assert (lower == 90).all()
+
+
+def test_a_file_where_the_folder_should_be(files):
+    Path(files.out).write_text("mine")
+    with pytest.raises(InputError, match=r"cannot write '.*a--style\.png': its folder is a file"):
+        stylise_files(files)
+    assert Path(files.out).read_text() == "mine"
 
 
 def test_masks_by_the_names_of_contents(files):
@@ -165,7 +174,8 @@ def test_usage_that_cannot_work(files):
     for fields, message in (
         ({"style": (f"{style}:0.5", "b.jpg")}, "expected all or none"),
         ({"json": True, "out": "-"}, "both go to standard output"),
-        ({"out": "{content}.gif"}, "expected a pattern that ends in"),
+        ({"out": "{content}.gif"}, "a file or pattern that ends in"),
+        ({"out": "result.tiff"}, "a file or pattern that ends in"),
         ({"size": 0}, "size is 0"),
     ):
         with pytest.raises(ValueError, match=message):
