@@ -4,8 +4,7 @@
 
 Each row is a process of its own (Linux only). "plan" is the bytes of `Stylist.plan`; "measured" the
 largest resident memory while a picture is stylised, from its file to float pixels, above that just
-before, with the programs of the plan compiled. Seconds are wall clock, in brackets those of all
-cores; tiles compile one more program in them.
+before, with the programs compiled. Seconds are wall clock, in brackets those of all cores.
 """
 
 import ctypes

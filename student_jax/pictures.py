@@ -46,7 +46,7 @@ def float_pixels(
         raise InputError(
             f"the {name} has dtype {pixels.dtype}; expected uint8, or floats in [0, 1]."
         )
-    pixels = pixels.astype(np.float32)
+    pixels = pixels.astype(np.float32, copy=False)
     if not (pixels.min() >= 0 and pixels.max() <= 1):
         raise InputError(
             f"the {name} has values from {pixels.min()} to {pixels.max()}; expected [0, 1]."

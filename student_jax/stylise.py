@@ -29,6 +29,9 @@ TILE_SIDES = (2048, 1024, 512)
 
 FLOAT_BYTES = 4
 
+RUNTIME_BYTES = 80 * 2**20
+"""Taken beside what the compiler plans for a program, measured by benchmarks/large_pictures.py."""
+
 # Y of ITU-R BT.601, as in Gatys et al. (2016).
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 
@@ -215,7 +218,7 @@ class Stylist:
         padded = (bucket(height, stride), bucket(width, stride))
         content = jax.ShapeDtypeStruct((batch, *padded, 3), np.float32)
         whole = self._bytes(_decode, content, self._size(height, width, padded), *style)
-        whole += batch * 3 * FLOAT_BYTES * (height * width + padded[0] * padded[1])
+        whole += batch * 3 * FLOAT_BYTES * (height * width + padded[0] * padded[1]) + RUNTIME_BYTES
         if whole <= self.max_memory:
             return Plan((height, width), None, None, whole, batch)
         if batch > 1:
@@ -223,7 +226,7 @@ class Stylist:
         h, w = self._tokens(height, width)
         # The picture as it is, padded, and stylised; content tokens, their positions and results.
         dims = (self._config.token_dim, self._config.hidden_dim, self._config.painted_dim)
-        held = FLOAT_BYTES * h * w * (3 * 3 * stride**2 + sum(dims))
+        held = FLOAT_BYTES * h * w * (3 * 3 * stride**2 + sum(dims)) + RUNTIME_BYTES
         for side in TILE_SIDES:
             tile = (min(h, side // stride), min(w, side // stride))
             if any(
@@ -232,14 +235,17 @@ class Stylist:
                 continue
             pixels = jax.ShapeDtypeStruct((1, tile[0] * stride, tile[1] * stride, 3), np.float32)
             grid = jax.ShapeDtypeStruct((1, *tile, self._config.painted_dim), np.float32)
-            paint = held + self._bytes(_paint_tile, pixels, grid)
-            if paint > self.max_memory:
+            # Memory of one program is not always free again when the next one starts: twice.
+            programs = (self._bytes(_encode_tile, pixels), self._bytes(_paint_tile, pixels, grid))
+            tiles = held + 2 * max(programs)
+            if tiles > self.max_memory:
                 continue
             in_pixels = (tile[0] * stride, tile[1] * stride)
             for window in ((h, w), tile):
                 tokens = jax.ShapeDtypeStruct((1, *window, self._config.token_dim), np.float32)
                 position = jax.ShapeDtypeStruct((1, *window, self._config.hidden_dim), np.float32)
-                needed = max(paint, held + self._bytes(_transform, tokens, position, *style))
+                transform = self._bytes(_transform, tokens, position, *style)
+                needed = max(tiles, held + max(programs) + transform)
                 if needed <= self.max_memory:
                     part = None if window == (h, w) else window
                     return Plan((height, width), in_pixels, part, needed)
@@ -336,8 +342,7 @@ class Stylist:
         # A window's statistics are the mean of its tokens' moments: now all windows have the same.
         moments = grid[..., self._config.hidden_dim :]
         moments[...] = moments.mean(axis=(1, 2), keepdims=True, dtype=np.float64)
-        position = position_encoding(jnp.zeros((1, h, w), bool), self._config.hidden_dim)
-        position = np.asarray(position)
+        position = np.asarray(_positions(jnp.zeros((1, h, w), bool), self._config.hidden_dim))
         result = np.zeros((1, h, w, self._config.painted_dim), np.float32)
         total = np.zeros((h, w, 1), np.float32)
         for y, x in product(spans(h, window[0], HALO), spans(w, window[1], HALO)):
@@ -427,6 +432,9 @@ def _repeat(memory: StyleMemory, batch: int) -> StyleMemory:
 
 def _encode_tile(graphdef, state, content):
     return nnx.merge(graphdef, state).encode_content(content)[0]
+
+
+_positions = jax.jit(position_encoding, static_argnums=1)
 
 
 def _transform(graphdef, state, grid, position, memories, weights):

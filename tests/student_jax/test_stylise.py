@@ -285,14 +285,14 @@ def test_windows_share_the_statistics_of_the_whole_picture(tiny_model):
 def test_the_plan_keeps_within_the_memory(student):
     stylist = Stylist(student)
     style = stylist.encode_style(picture(64, 64))
-    assert stylist.plan(700, 700, style).tile is None
-    whole = stylist.plan(700, 700, style).bytes
-    small = Stylist(student, max_memory=int(0.75 * whole))
-    plan = small.plan(700, 700, style)
-    assert plan.tile == (512, 512) and plan.window is None and plan.bytes <= 0.75 * whole
+    whole = stylist.plan(1000, 1000, style)
+    assert whole.tile is None
+    small = Stylist(student, max_memory=int(0.9 * whole.bytes))
+    plan = small.plan(1000, 1000, style)
+    assert plan.tile == (512, 512) and plan.window is None and plan.bytes <= 0.9 * whole.bytes
     assert "in tiles of 512 x 512 px, exact attention" in str(plan)
-    with pytest.raises(InputError, match="700 x 700 px do not fit into 0 MiB"):
-        Stylist(student, max_memory=1000).plan(700, 700, style)
+    with pytest.raises(InputError, match="1000 x 1000 px do not fit into 0 MiB"):
+        Stylist(student, max_memory=1000).plan(1000, 1000, style)
 
 
 def test_batches_that_do_not_fit_are_done_one_by_one(student):
