@@ -259,12 +259,12 @@ def test_windows_of_attention_fade_into_each_other(student, monkeypatch):
     monkeypatch.setattr(stylise, "ramp", cut)
     abrupt = stylist._predict_in_tiles(content, encoded, plan)
     effect = np.abs(whole - content).mean()
-    assert np.abs(faded - whole).mean() < 0.1 * effect
+    assert np.abs(faded - whole).mean() < 0.05 * effect
     # The largest step from a column to the next that the whole does not have.
     step = [np.abs(np.diff(x - whole, axis=1)).mean(axis=(0, 2)).max() for x in (faded, abrupt)]
-    # Colour maps of windows differ, and fade from token to token.
+    # With these weights attention matters little: the steps are 1.2 and 1.5 % of the effect.
     assert step[0] < 0.9 * step[1]
-    assert step[0] < 0.05 * effect
+    assert step[0] < 0.02 * effect
 
 
 def test_windows_share_the_statistics_of_the_whole_picture(tiny_model):
