@@ -81,7 +81,7 @@ def stylise_request(stylist: Stylist, request: dict, max_size: int) -> UInt8[np.
         InputError: fields that are missing or unusable.
     """
     try:
-        content, styles = request["content"], list(request["styles"])
+        content, styles = request.get("content"), list(request["styles"])
         strength, blend = float(request["strength"]), float(request["blend"])
         preserve_colour = bool(request["preserve_colour"])
     except (KeyError, TypeError, ValueError) as error:

@@ -2,7 +2,6 @@
 
 import io
 import os
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -47,7 +46,7 @@ def float_pixels(
         raise InputError(
             f"the {name} has dtype {pixels.dtype}; expected uint8, or floats in [0, 1]."
         )
-    pixels = pixels.astype(np.float32)
+    pixels = pixels.astype(np.float32, copy=False)
     if not (pixels.min() >= 0 and pixels.max() <= 1):
         raise InputError(
             f"the {name} has values from {pixels.min()} to {pixels.max()}; expected [0, 1]."
@@ -59,15 +58,17 @@ def mask_pixels(mask: Picture, shape: tuple[int, ...]) -> Float32[np.ndarray, "*
     """How much of the effect every pixel gets, 0 to 1.
 
     Args:
-        mask: a path or PIL image (its brightness), or an array [h w] or [b h w]: bool, uint8, or
-            floats in [0, 1].
+        mask: a path or PIL image (its brightness), which is brought to the content's size when it
+            has the content's proportions, to a hundredth; or an array [h w] or [b h w]: bool,
+            uint8, or floats in [0, 1].
         shape: [h w 3] or [b h w 3] of the content.
 
     Raises:
-        InputError: unreadable, or not of the content's size.
+        InputError: unreadable, or not of the content's size or proportions.
     """
+    name = f"mask {str(mask)!r}" if isinstance(mask, str | os.PathLike) else "mask"
     if isinstance(mask, str | os.PathLike | Image.Image):
-        mask = float_pixels("mask", mask).mean(axis=-1)
+        mask = _fitted_mask(name, float_pixels("mask", mask).mean(axis=-1), *shape[-3:-1])
     mask = np.asarray(mask)
     if mask.ndim < 2 or mask.shape not in (shape[:-1], shape[-3:-1]):
         raise InputError(
@@ -80,6 +81,20 @@ def mask_pixels(mask: Picture, shape: tuple[int, ...]) -> Float32[np.ndarray, "*
     if not (mask.min() >= 0 and mask.max() <= 1):
         raise InputError(f"the mask has values from {mask.min()} to {mask.max()}; expected [0, 1].")
     return mask[..., None]
+
+
+def _fitted_mask(
+    name: str, mask: Float32[np.ndarray, "h w"], height: int, width: int
+) -> Float32[np.ndarray, "h2 w2"]:
+    h, w = mask.shape
+    if abs(h * width / w - height) > max(1, height / 100):
+        raise InputError(
+            f"the {name} has {w} x {h} px for a content of {width} x {height} px; expected the "
+            "same proportions."
+        )
+    # Unlike Lanczos, this filter leaves black and white areas as they are up to their edges.
+    fitted = Image.fromarray(mask).resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(fitted).clip(0, 1)
 
 
 def resize(
@@ -119,11 +134,6 @@ def encode(pixels: UInt8[np.ndarray, "h w 3"], suffix: str, profile: bytes | Non
     except (ValueError, OSError) as error:
         raise ImageError(f"cannot write {suffix} of {list(pixels.shape)}: {error}") from error
     return encoded.getvalue()
-
-
-def is_writable(path: str | Path) -> bool:
-    """Whether the suffix names a format that `encode` writes."""
-    return Path(path).suffix.lower() in FORMATS
 
 
 def _rgb(name: str, picture: Image.Image) -> UInt8[np.ndarray, "h w 3"]:

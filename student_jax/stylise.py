@@ -27,6 +27,11 @@ HALO = 8
 TILE_SIDES = (2048, 1024, 512)
 """Sides of tiles in pixels, tried from the largest."""
 
+FLOAT_BYTES = 4
+
+RUNTIME_BYTES = 80 * 2**20
+"""Taken beside what the compiler plans for a program, measured by benchmarks/large_pictures.py."""
+
 # Y of ITU-R BT.601, as in Gatys et al. (2016).
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 
@@ -49,7 +54,7 @@ class Plan(NamedTuple):
     window: tuple[int, int] | None
     """Height and width, in tokens, within which tokens attend to each other; None: all of them."""
     bytes: int
-    """Memory that the largest program takes."""
+    """Memory that the largest program takes, and what is held beside it."""
     batch: int = 1
     """How many pictures are handled together."""
 
@@ -76,7 +81,7 @@ class Stylist:
         model: the student.
         style_size: larger styles are reduced to this shorter side in pixels: what the student was
             trained with. None takes them as they are.
-        max_memory: bytes that the computation may take, besides the program itself and the picture.
+        max_memory: bytes that the computation may take, besides the compiled program itself.
     """
 
     def __init__(
@@ -199,7 +204,9 @@ class Stylist:
         change = self._predict(contents, encoded).reshape(pixels.shape) - pixels
         if preserve_colour:
             change = (change @ LUMINANCE)[..., None]
-        return (pixels + share * change).clip(0, 1)
+        change *= share
+        stylised = pixels + change
+        return np.clip(stylised, 0, 1, out=stylised)
 
     def plan(self, height: int, width: int, style: EncodedStyle, batch: int = 1) -> Plan:
         """How contents of this size are handled within `max_memory`.
@@ -211,11 +218,15 @@ class Stylist:
         padded = (bucket(height, stride), bucket(width, stride))
         content = jax.ShapeDtypeStruct((batch, *padded, 3), np.float32)
         whole = self._bytes(_decode, content, self._size(height, width, padded), *style)
+        whole += batch * 3 * FLOAT_BYTES * (height * width + padded[0] * padded[1]) + RUNTIME_BYTES
         if whole <= self.max_memory:
             return Plan((height, width), None, None, whole, batch)
         if batch > 1:
             return self.plan(height, width, _row(style, 0))
         h, w = self._tokens(height, width)
+        # The picture as it is, padded, and stylised; content tokens, their positions and results.
+        dims = (self._config.token_dim, self._config.hidden_dim, self._config.painted_dim)
+        held = FLOAT_BYTES * h * w * (3 * 3 * stride**2 + sum(dims)) + RUNTIME_BYTES
         for side in TILE_SIDES:
             tile = (min(h, side // stride), min(w, side // stride))
             if any(
@@ -224,14 +235,17 @@ class Stylist:
                 continue
             pixels = jax.ShapeDtypeStruct((1, tile[0] * stride, tile[1] * stride, 3), np.float32)
             grid = jax.ShapeDtypeStruct((1, *tile, self._config.painted_dim), np.float32)
-            paint = self._bytes(_paint_tile, pixels, grid)
-            if paint > self.max_memory:
+            # Memory of one program is not always free again when the next one starts: twice.
+            programs = (self._bytes(_encode_tile, pixels), self._bytes(_paint_tile, pixels, grid))
+            tiles = held + 2 * max(programs)
+            if tiles > self.max_memory:
                 continue
             in_pixels = (tile[0] * stride, tile[1] * stride)
             for window in ((h, w), tile):
                 tokens = jax.ShapeDtypeStruct((1, *window, self._config.token_dim), np.float32)
                 position = jax.ShapeDtypeStruct((1, *window, self._config.hidden_dim), np.float32)
-                needed = max(paint, self._bytes(_transform, tokens, position, *style))
+                transform = self._bytes(_transform, tokens, position, *style)
+                needed = max(tiles, held + max(programs) + transform)
                 if needed <= self.max_memory:
                     part = None if window == (h, w) else window
                     return Plan((height, width), in_pixels, part, needed)
@@ -283,8 +297,8 @@ class Stylist:
             )
         if plan.tile is None:
             padded = tuple(bucket(side, self._config.content_stride) for side in (h, w))
-            batch = np.stack([mirror_pad(x, *padded) for x in contents])
-            prediction = self._run(_decode, batch, self._size(h, w, padded), *style)
+            contents = mirror_pad(contents, *padded)
+            prediction = self._run(_decode, contents, self._size(h, w, padded), *style)
             return np.asarray(prediction)[:, :h, :w]
         return self._predict_in_tiles(contents[0], style, plan)[None]
 
@@ -321,11 +335,14 @@ class Stylist:
     ) -> Float32[np.ndarray, "1 h w c2"]:
         """Transform content tokens, in one window or in several that fade into each other.
 
-        Positions are those in the whole picture, and the style is the same for all windows.
+        Positions and colour statistics are those of the whole picture, and the style is the same
+        for all windows.
         """
         h, w = grid.shape[1:3]
-        position = position_encoding(jnp.zeros((1, h, w), bool), self._config.hidden_dim)
-        position = np.asarray(position)
+        # A window's statistics are the mean of its tokens' moments: now all windows have the same.
+        moments = grid[..., self._config.hidden_dim :]
+        moments[...] = moments.mean(axis=(1, 2), keepdims=True, dtype=np.float64)
+        position = np.asarray(_positions(jnp.zeros((1, h, w), bool), self._config.hidden_dim))
         result = np.zeros((1, h, w, self._config.painted_dim), np.float32)
         total = np.zeros((h, w, 1), np.float32)
         for y, x in product(spans(h, window[0], HALO), spans(w, window[1], HALO)):
@@ -336,7 +353,8 @@ class Stylist:
             weights = ramp(h, window[0], HALO, y)[:, None] * ramp(w, window[1], HALO, x)
             result[:, rows, columns] += weights[..., None] * np.asarray(tokens)
             total[rows, columns] += weights[..., None]
-        return result / total
+        result /= total
+        return result
 
     def _tokens(self, h: int, w: int) -> tuple[int, int]:
         stride = self._config.content_stride
@@ -425,6 +443,9 @@ def _repeat(memory: StyleMemory, batch: int) -> StyleMemory:
 
 def _encode_tile(graphdef, state, content):
     return nnx.merge(graphdef, state).encode_content(content)[0]
+
+
+_positions = jax.jit(position_encoding, static_argnums=1)
 
 
 def _transform(graphdef, state, grid, position, memories, weights):

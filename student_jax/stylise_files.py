@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from student_jax.compilation import enable_compilation_cache
-from student_jax.pictures import FORMATS, colour_profile, encode, is_writable
+from student_jax.pictures import FORMATS, colour_profile, encode
 from student_jax.pretrained import open_student
 from student_jax.stylise import MAX_MEMORY, STYLE_SIZE, EncodedStyle, Stylist
 from student_jax.video import VIDEO_SUFFIXES, stylise_video
@@ -34,6 +34,7 @@ from triplets import (
     uint8_from_float,
 )
 from triplets.atomic import atomic_write
+from triplets.images import IMAGE_SUFFIXES
 
 STREAM = "-"
 """Standard input as a content, standard output as the result."""
@@ -61,6 +62,9 @@ class StyliseConfig:
     """0 keeps the content, 1 is the student's full effect."""
     preserve_colour: bool = False
     """Keep the content's colours: only its luminance is stylised."""
+    mask: str | None = None
+    """Grey picture, white where the contents are stylised and black where they stay; or a folder
+    with one for each content, by its name. It needs the content's proportions."""
     size: int | None = None
     """Shorter side in pixels to which larger contents are reduced; by default they keep theirs."""
     style_size: int = STYLE_SIZE
@@ -92,7 +96,7 @@ class StyliseConfig:
         suffix = Path(self.out).suffix.lower()
         if _is_pattern(self.out) and suffix not in (*FORMATS, *VIDEO_SUFFIXES):
             raise ValueError(
-                f"out is {self.out!r}; expected a pattern that ends in "
+                f"out is {self.out!r}; expected a folder, or a file or pattern that ends in "
                 f"{', '.join((*FORMATS, *VIDEO_SUFFIXES))}"
             )
 
@@ -108,6 +112,7 @@ class Result(NamedTuple):
     width: int = 0
     height: int = 0
     error: str = ""
+    mask: str = ""
 
 
 class _Input(NamedTuple):
@@ -149,6 +154,8 @@ def stylise_files(config: StyliseConfig) -> list[Result]:
     results += [Result("", spec, "", "failed", error=e) for spec, e in missing_styles]
     for result in results:
         _say(f"failed: {result.error}")
+    if config.mask is not None and not Path(config.mask).exists():
+        raise InputError(f"the mask {config.mask!r} does not exist; expected a grey picture.")
     if missing_styles and specs[0][1] is not None:
         raise InputError("a mixture needs all of its styles.")
 
@@ -168,7 +175,10 @@ def stylise_files(config: StyliseConfig) -> list[Result]:
     if not encoded:
         raise InputError(f"no usable style in {' '.join(config.style)!r}.")
 
-    jobs = _jobs(config, contents, list(encoded), {p.path for p in (*contents, *styles)})
+    files = {one.path for one in (*contents, *styles)}
+    if config.mask is not None:
+        files |= {Path(config.mask), *Path(config.mask).rglob("*")}
+    jobs = _jobs(config, contents, list(encoded), files)
     with tqdm(total=len(jobs), unit="picture", desc="stylising", disable=None) as bar:
         for content, of_content in itertools.groupby(jobs, key=lambda job: job[0]):
             done = _stylise_one(config, stylist, content, list(of_content), encoded, bar)
@@ -202,34 +212,44 @@ def _encode_styles(
 
 def _stylise_one(config, stylist, content, jobs, encoded, bar) -> list[Result]:
     """All results of one content, which is decoded once, and only if something is to be done."""
-    results, loaded = [], None
+    results, loaded, mask = [], None, None
     for _, style, out in jobs:
         began = time.monotonic()
         result = Result(content.label, style, str(out), "kept")
         if out == STREAM or config.overwrite or not Path(out).exists():
             try:
+                _make_folder_of(out)
+                mask = mask or _mask_of(content, config.mask)
+                result = result._replace(mask=str(mask or ""))
                 if content.is_video:
-                    size = _stylise_video(config, stylist, content.path, encoded[style], out)
+                    size = _stylise_video(config, stylist, content.path, mask, encoded[style], out)
                 else:
-                    loaded = loaded or content.load(config.size)
+                    loaded = loaded or (*content.load(config.size), mask)
                     size = _stylise_picture(config, stylist, *loaded, encoded[style], out)
                 seconds = round(time.monotonic() - began, 3)
                 result = result._replace(status="written", seconds=seconds)
                 result = result._replace(height=size[0], width=size[1])
             except (InputError, OSError) as error:
-                result = result._replace(status="failed", error=str(error))
-                _say(f"failed: {error}")
+                reason = str(error)
+                if isinstance(error, OSError):  # reading fails with an InputError
+                    reason = f"cannot write {str(out)!r}: {error.strerror or error}"
+                result = result._replace(status="failed", error=reason)
+                _say(f"failed: {reason}")
         results.append(result)
         bar.update()
     return results
 
 
-def _stylise_picture(config, stylist, pixels, profile, style, out) -> tuple[int, int]:
+def _stylise_picture(config, stylist, pixels, profile, mask, style, out) -> tuple[int, int]:
     plan = stylist.plan(*pixels.shape[:2], style)
     if plan.tile is not None:
         _say(str(plan))
     stylised = stylist(
-        float_from_uint8(pixels), style, config.strength, preserve_colour=config.preserve_colour
+        float_from_uint8(pixels),
+        style,
+        config.strength,
+        preserve_colour=config.preserve_colour,
+        mask=mask,
     )
     suffix = ".png" if out == STREAM else Path(out).suffix
     picture = encode(uint8_from_float(stylised), suffix, profile)
@@ -237,14 +257,12 @@ def _stylise_picture(config, stylist, pixels, profile, style, out) -> tuple[int,
         sys.stdout.buffer.write(picture)
         sys.stdout.buffer.flush()
     else:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(out) as file:
             file.write(picture)
     return pixels.shape[:2]
 
 
-def _stylise_video(config, stylist, path, style, out) -> tuple[int, int]:
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
+def _stylise_video(config, stylist, path, mask, style, out) -> tuple[int, int]:
     video = stylise_video(
         stylist,
         path,
@@ -252,11 +270,43 @@ def _stylise_video(config, stylist, path, style, out) -> tuple[int, int]:
         Path(out),
         strength=config.strength,
         preserve_colour=config.preserve_colour,
+        mask=mask,
         smoothing=config.smoothing,
         size=config.size,
     )
     _say(str(video))
     return video.height, video.width
+
+
+def _mask_of(content: _Input, mask: str | None) -> Path | None:
+    """The picture that says where a content is stylised.
+
+    Raises:
+        InputError: a folder of masks has none with the content's name.
+    """
+    if mask is None or not Path(mask).is_dir():
+        return None if mask is None else Path(mask)
+    name = PurePosixPath(content.id)
+    for suffix in IMAGE_SUFFIXES:
+        path = Path(mask, name.with_suffix(suffix))
+        if path.is_file():
+            return path
+    expected = str(Path(mask, name.with_suffix(".png")))
+    raise InputError(f"{content.label!r} has no mask; expected {expected!r} or another format.")
+
+
+def _make_folder_of(out: Path | str) -> None:
+    """Before the work, so that a place that cannot be written is found at once.
+
+    Raises:
+        InputError: a file is where a folder should be.
+        OSError: no permission and so on.
+    """
+    try:
+        if out != STREAM:
+            Path(out).parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(f"cannot write {str(out)!r}: its folder is a file.") from error
 
 
 def _expand(specs: Sequence[str]) -> tuple[list[_Input], list[tuple[str, str]]]:
@@ -328,7 +378,7 @@ def _place(out: str, content: str, style: str, video: bool) -> Path | str:
 
 def _is_pattern(out: str) -> bool:
     named = "{content}" in out or "{style}" in out
-    is_file = is_writable(out) or Path(out).suffix.lower() in VIDEO_SUFFIXES
+    is_file = Path(out).suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
     return named or (is_file and not Path(out).is_dir())
 
 

@@ -36,11 +36,12 @@ def _step(side: int, stride: int) -> int:
 
 
 def mirror_pad(
-    image: Float32[np.ndarray, "h w 3"], height: int, width: int
-) -> Float32[np.ndarray, "h2 w2 3"]:
-    """Mirror a picture at its lower and right border until it has this size."""
-    extra = ((0, height - image.shape[0]), (0, width - image.shape[1]), (0, 0))
-    return np.pad(image, extra, mode="symmetric")
+    images: Float32[np.ndarray, "*b h w 3"], height: int, width: int
+) -> Float32[np.ndarray, "*b h2 w2 3"]:
+    """Mirror pictures at their lower and right border until they have this size."""
+    h, w = images.shape[-3:-1]
+    extra = (*[(0, 0)] * (images.ndim - 3), (0, height - h), (0, width - w), (0, 0))
+    return np.pad(images, extra, mode="symmetric")
 
 
 def spans(length: int, tile: int, halo: int) -> list[Span]:

@@ -1,6 +1,7 @@
 """Stylising videos: frame by frame, with less flicker, and with the sound kept."""
 
 import contextlib
+import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-from student_jax.pictures import resize
+from student_jax.pictures import Picture, mask_pixels, resize
 from student_jax.stylise import EncodedStyle, Stylist
 from triplets import InputError, float_from_uint8, uint8_from_float
 
@@ -42,10 +43,13 @@ class Smoother:
 
     A pixel keeps the share smoothing * exp(-(change / STILL)^2) of its last result, where change is
     that of its content: moving things leave no trails.
+
+    Args:
+        smoothing: one share, or one for each pixel; 0 to below 1.
     """
 
-    def __init__(self, smoothing: float):
-        self._smoothing = smoothing
+    def __init__(self, smoothing: float | Float32[np.ndarray, "h w 1"]):
+        self._smoothing = np.float32(smoothing)
         self._content = self._result = self._raw = None
         self._changes = {"before": [], "after": []}
 
@@ -56,7 +60,7 @@ class Smoother:
         result = stylised
         if self._content is not None:
             change = np.abs(content - self._content).max(axis=-1, keepdims=True)
-            keep = np.float32(self._smoothing) * np.exp(-((change / STILL) ** 2))
+            keep = self._smoothing * np.exp(-((change / STILL) ** 2))
             result = stylised + keep * (self._result - stylised)
             still = change[..., 0] < STILL / 2
             if still.any():
@@ -79,31 +83,39 @@ def stylise_video(
     *,
     strength: float = 1.0,
     preserve_colour: bool = False,
+    mask: Picture | None = None,
     smoothing: float = 0.5,
     size: int | None = None,
 ) -> Video:
     """Stylise every frame of a video; frame rate and sound stay. Needs imageio-ffmpeg.
 
     Args:
+        mask: share of the effect that each pixel of every frame gets; see `pictures.mask_pixels`.
         smoothing: see `Smoother`.
         size: shorter side to which larger frames are reduced.
 
     Raises:
-        InputError: imageio-ffmpeg is missing, or the file is no readable video.
+        InputError: imageio-ffmpeg is missing, the file is no readable video, or the mask does not
+            suit it.
     """
+    # It would start ffmpeg through os.fork, which JAX warns of because it may deadlock, to keep
+    # Ctrl-C from ffmpeg. Ctrl-C may as well end both: an unfinished video is removed.
+    os.environ.setdefault("IMAGEIO_FFMPEG_NO_PREVENT_SIGINT", "1")
     try:
         import imageio_ffmpeg
     except ImportError as error:
         raise InputError(
             'videos need imageio-ffmpeg: pip install "style-distil[video]".'
         ) from error
-    smoother = Smoother(smoothing)
     count = 0
     with _opened(imageio_ffmpeg, path) as (meta, frames), _written_whole(out) as temporary:
         width, height = meta["size"]
         scale = 1.0 if size is None else min(1.0, size / min(width, height))
         # The codec halves the colour channels: sides must be even.
         shape = [max(2, 2 * round(side * scale / 2)) for side in (height, width)]
+        share = None if mask is None else mask_pixels(mask, (*shape, 3))
+        # What has no effect stays as the camera saw it.
+        smoother = Smoother(smoothing if share is None else smoothing * share)
         writer = imageio_ffmpeg.write_frames(
             str(temporary),
             (shape[1], shape[0]),
@@ -118,7 +130,13 @@ def stylise_video(
             for frame in frames:
                 pixels = np.frombuffer(frame, np.uint8).reshape(height, width, 3)
                 content = resize(float_from_uint8(pixels), *shape)
-                stylised = stylist(content, style, strength, preserve_colour=preserve_colour)
+                stylised = stylist(
+                    content,
+                    style,
+                    strength,
+                    preserve_colour=preserve_colour,
+                    mask=None if share is None else share[..., 0],
+                )
                 writer.send(np.ascontiguousarray(uint8_from_float(smoother(content, stylised))))
                 count += 1
         finally:

@@ -1,23 +1,18 @@
 import base64
 import http.client
 import io
-import itertools
 import json
-import os
-import shutil
-import subprocess
 import threading
 
 import numpy as np
 import pytest
+from browser import Browser
 from flax import nnx
 from PIL import Image
 
 from student_jax import STTR
 from student_jax.demo import MAX_BODY_BYTES, make_server
 from student_jax.stylise import Stylist
-
-CHROMIUM = ("chromium-headless-shell", "chromium", "google-chrome")
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +98,14 @@ def test_unusable_requests_get_one_sentence(server, fields, message):
     assert status == 400 and message in error and "\n" not in error
 
 
+def test_a_content_that_was_not_chosen(server):
+    """The page leaves the field out."""
+    request = {"styles": [None], "strength": 1, "blend": 0, "preserve_colour": False}
+    kind = {"Content-Type": "application/json"}
+    status, _, answer = ask(server, "POST", "/stylise", json.dumps(request), kind)
+    assert status == 400 and json.loads(answer)["error"] == "choose a content."
+
+
 def test_what_is_none_of_the_pages_business(server):
     assert ask(server, "GET", "/samples/style/../../../LICENSE")[0] == 404
     assert ask(server, "GET", "/etc/passwd")[0] == 404
@@ -114,78 +117,22 @@ def test_what_is_none_of_the_pages_business(server):
     assert status == 413 and b"36 MB at most" in answer
 
 
-class Browser:
-    """Headless Chromium through its debugging pipe."""
-
-    def __init__(self, profile):
-        program = next(filter(None, map(shutil.which, CHROMIUM)), None)
-        assert program, f"this slow test needs one of {CHROMIUM}: apt install chromium"
-        child_in, self._out = os.pipe()
-        self._in, child_out = os.pipe()
-        descriptors = (child_in, child_out)
-        # Chromium reads from descriptor 3 and writes to 4.
-        command = f"exec {program} --headless --no-sandbox --disable-gpu --remote-debugging-pipe "
-        command += f"--user-data-dir={profile} --window-size=1180,1060 "
-        command += f"3<&{child_in} 4>&{child_out} 2>/dev/null"
-        self._process = subprocess.Popen(["bash", "-c", command], pass_fds=descriptors)
-        for descriptor in descriptors:
-            os.close(descriptor)
-        self._ids, self._session = itertools.count(), None
-        target = self("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-
-    def __call__(self, method, **params):
-        request = {"id": next(self._ids), "method": method, "params": params}
-        if self._session:
-            request["sessionId"] = self._session
-        os.write(self._out, json.dumps(request).encode() + b"\0")
-        while True:
-            answer = bytearray()
-            while not answer.endswith(b"\0"):
-                part = os.read(self._in, 1)
-                assert part, "the browser has closed"
-                answer += part
-            answer = json.loads(answer[:-1])
-            if answer.get("id") == request["id"]:
-                assert "error" not in answer, answer
-                return answer["result"]
-
-    def run(self, expression):
-        """The value of JavaScript, awaited."""
-        result = self(
-            "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
-        )
-        assert "exceptionDetails" not in result, result
-        return result["result"].get("value")
-
-    def until(self, expression):
-        wait = "await new Promise(r => setTimeout(r, 50))"
-        self.run(f"(async () => {{ while (!({expression})) {wait} }})()")
-
-    def close(self):
-        self._process.terminate()
-        self._process.wait()
-
-
-@pytest.mark.slow
+@pytest.mark.slow  # starts a browser
 def test_in_a_browser(server, tmp_path):
     """What a person does: choose, upload, stylise, compare, and meet an error."""
     Image.new("RGB", (80, 60), "red").save(tmp_path / "photo.png")
     (tmp_path / "not.png").write_bytes(b"nothing")
-    browser = Browser(tmp_path / "profile")
-    try:
-        browser("Page.navigate", url=f"http://127.0.0.1:{server.server_port}/")
+    idle = "!document.getElementById('go').disabled"
+    with Browser(f"http://127.0.0.1:{server.server_port}/", tmp_path / "profile") as browser:
         browser.until("document.querySelectorAll('[data-slot=second] img').length > 1")
-        submit = "document.getElementById('go').click()"
-        idle = "!document.getElementById('go').disabled"
-        browser.run(submit)
+        browser.click("#go")
         browser.until("document.getElementById('error').textContent == 'choose a content.'")
         browser.until(idle)
 
-        browser.run("document.querySelector('[data-slot=content] button').click()")
-        browser.run("document.querySelector('[data-slot=style] button').click()")
-        browser.run("document.querySelectorAll('[data-slot=second] button')[1].click()")
-        browser.run(submit)
+        browser.click("[data-slot=content] button")
+        browser.click("[data-slot=style] button")
+        browser.click("[data-slot=second] button", 1)
+        browser.click("#go")
         browser.until("document.getElementById('after').naturalWidth > 0")
         browser.until(idle)
         browser.run(
@@ -195,16 +142,14 @@ def test_in_a_browser(server, tmp_path):
         style = browser.run("document.getElementById('before').style.clipPath")
         assert style == "inset(0px 75% 0px 0px)"
         assert browser.run("document.getElementById('download').href").startswith("blob:")
-        picture = base64.b64decode(browser("Page.captureScreenshot")["data"])
-        assert Image.open(io.BytesIO(picture)).size[0] > 1000
+        assert Image.open(io.BytesIO(browser.screenshot())).size[0] > 1000
 
-        for name, expected in (("photo.png", "× 60 px"), ("not.png", "cannot read the content")):
+        for name, expected in (("photo.png", "× 60 px"), ("not.png", "cannot read 'the content'")):
             root = browser("DOM.getDocument")["root"]["nodeId"]
             node = browser("DOM.querySelector", nodeId=root, selector="#content")["nodeId"]
             browser("DOM.setFileInputFiles", nodeId=node, files=[str(tmp_path / name)])
-            browser.until("chosen.content && chosen.content.value.startsWith('data:')")
-            browser.run(submit)
+            browser.until("chosen.content.value.startsWith('data:')")
+            browser.click("#go")
             browser.until(f"document.body.innerText.includes({json.dumps(expected)})")
             browser.until(idle)
-    finally:
-        browser.close()
+            browser.run("choose('content', null)")

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -5,6 +7,7 @@ from flax import nnx
 from PIL import Image
 
 from student_jax import STTR, stylise
+from student_jax.pictures import mask_pixels
 from student_jax.stylise import HALO, EncodedStyle, Plan, Stylist
 from student_jax.tiling import bucket, mirror_pad, nearest_bucket, ramp, spans
 from triplets import InputError
@@ -97,6 +100,20 @@ def test_mask_restricts_the_effect(stylist):
     np.testing.assert_allclose(result[:, 32:], full[:, 32:], atol=1e-6)
     with pytest.raises(InputError, match=r"the mask has shape \[3, 64\]"):
         stylist(content, style, mask=mask[:3])
+
+
+def test_mask_pictures_are_brought_to_the_size_of_the_content():
+    mask = Image.new("L", (32, 24), 0)
+    mask.paste(255, (16, 0, 32, 24))
+    share = mask_pixels(mask, (60, 80, 3))[..., 0]
+    # The edge, at 40 of 80 px, is blurred by a pixel of the mask; the areas are as they were.
+    assert (share[:, :37] == 0).all() and (share[:, 43:] == 1).all()
+    np.testing.assert_allclose(share.mean(), 0.5, atol=1e-3)
+    assert (mask_pixels(mask, (24, 32, 3))[..., 0] == np.asarray(mask) / 255).all()
+    # Of a 4000 x 3000 px photo reduced to 85 px, the height is 64 after rounding.
+    assert mask_pixels(mask, (64, 85, 3)).shape == (64, 85, 1)
+    with pytest.raises(InputError, match="32 x 24 px for a content of 60 x 80 px; expected the"):
+        mask_pixels(mask, (80, 60, 3))
 
 
 def test_batches_and_lists(stylist):
@@ -242,25 +259,40 @@ def test_windows_of_attention_fade_into_each_other(student, monkeypatch):
     monkeypatch.setattr(stylise, "ramp", cut)
     abrupt = stylist._predict_in_tiles(content, encoded, plan)
     effect = np.abs(whole - content).mean()
-    assert np.abs(faded - whole).mean() < 0.1 * effect
+    assert np.abs(faded - whole).mean() < 0.05 * effect
     # The largest step from a column to the next that the whole does not have.
     step = [np.abs(np.diff(x - whole, axis=1)).mean(axis=(0, 2)).max() for x in (faded, abrupt)]
-    # Colour maps of windows differ, and fade from token to token.
+    # With these weights attention matters little: the steps are 1.2 and 1.5 % of the effect.
     assert step[0] < 0.9 * step[1]
-    assert step[0] < 0.05 * effect
+    assert step[0] < 0.02 * effect
+
+
+def test_windows_share_the_statistics_of_the_whole_picture(tiny_model):
+    """A map of colours for each window would show as a step between them."""
+    model = dataclasses.replace(tiny_model, colour_map=True)
+    stylist = Stylist(STTR(model, rngs=nnx.Rngs(1)))
+    style = stylist.encode_style(picture(64, 64, seed=1))
+    grid = np.random.default_rng(0).random((1, 40, 52, model.token_dim), np.float32)
+    whole = stylist._transform_in_windows(grid.copy(), style, (40, 52))
+    windows = stylist._transform_in_windows(grid.copy(), style, (26, 26))
+    maps = windows[..., model.tail_dim :]
+    assert maps.shape[-1] == 12
+    # Weights of windows are summed and divided by again.
+    np.testing.assert_allclose(maps, maps[:, :1, :1].repeat(40, 1).repeat(52, 2), atol=1e-5)
+    np.testing.assert_allclose(maps, whole[..., model.tail_dim :], atol=1e-5)
 
 
 def test_the_plan_keeps_within_the_memory(student):
     stylist = Stylist(student)
     style = stylist.encode_style(picture(64, 64))
-    assert stylist.plan(700, 700, style).tile is None
-    whole = stylist.plan(700, 700, style).bytes
-    small = Stylist(student, max_memory=int(0.75 * whole))
-    plan = small.plan(700, 700, style)
-    assert plan.tile == (512, 512) and plan.window is None and plan.bytes <= 0.75 * whole
+    whole = stylist.plan(1000, 1000, style)
+    assert whole.tile is None
+    small = Stylist(student, max_memory=int(0.9 * whole.bytes))
+    plan = small.plan(1000, 1000, style)
+    assert plan.tile == (512, 512) and plan.window is None and plan.bytes <= 0.9 * whole.bytes
     assert "in tiles of 512 x 512 px, exact attention" in str(plan)
-    with pytest.raises(InputError, match="700 x 700 px do not fit into 0 MiB"):
-        Stylist(student, max_memory=1000).plan(700, 700, style)
+    with pytest.raises(InputError, match="1000 x 1000 px do not fit into 0 MiB"):
+        Stylist(student, max_memory=1000).plan(1000, 1000, style)
 
 
 def test_batches_that_do_not_fit_are_done_one_by_one(student):

@@ -100,6 +100,45 @@ def test_patterns_mixtures_sizes_and_profiles(files):
         assert 0x0112 not in picture.getexif()
 
 
+def test_mask_for_all_contents(files, capsys):
+    root = Path(files.out).parent
+    mask = Image.new("L", (32, 32), 0)
+    mask.paste(255, (0, 0, 32, 16))
+    mask.save(root / "mask.png")
+    config = dataclasses.replace(files, mask=str(root / "mask.png"), json=True)
+    with pytest.raises(
+        InputError, match=r"1 of 2 failed; .* the mask '.*mask\.png' has 32 x 32 px"
+    ):
+        stylise_files(config)
+    (good,) = (r for r in json.loads(capsys.readouterr().out)["results"] if not r["error"])
+    assert good["mask"] == str(root / "mask.png")
+    lower = read_image(good["out"])[34:]  # of 64 rows; the edge is blurred
+    assert (lower == 90).all()
+
+
+def test_a_file_where_the_folder_should_be(files):
+    Path(files.out).write_text("mine")
+    with pytest.raises(InputError, match=r"cannot write '.*a--style\.png': its folder is a file"):
+        stylise_files(files)
+    assert Path(files.out).read_text() == "mine"
+
+
+def test_masks_by_the_names_of_contents(files):
+    masks = Path(files.out).parent / "masks"
+    (masks / "below").mkdir(parents=True)
+    Image.new("L", (64, 64), 0).save(masks / "below" / "b.jpg")
+    config = dataclasses.replace(files, mask=str(masks))
+    with pytest.raises(InputError, match=r"a\.jpg' has no mask; expected '.*masks/a\.png'"):
+        stylise_files(config)
+    assert (read_image(Path(files.out, "below_b--style.png")) == 90).all()
+    content = (f"{files.content[0]}/below/b.png",)
+    config = dataclasses.replace(
+        config, content=content, out=str(masks / "below" / "{content}.jpg")
+    )
+    with pytest.raises(InputError, match=r"b\.jpg is one of the inputs"):
+        stylise_files(config)
+
+
 def test_standard_input_to_standard_output(files, tmp_path):
     encoded = io.BytesIO()
     Image.new("RGB", (64, 64), "red").save(encoded, "PNG")
@@ -135,7 +174,8 @@ def test_usage_that_cannot_work(files):
     for fields, message in (
         ({"style": (f"{style}:0.5", "b.jpg")}, "expected all or none"),
         ({"json": True, "out": "-"}, "both go to standard output"),
-        ({"out": "{content}.gif"}, "expected a pattern that ends in"),
+        ({"out": "{content}.gif"}, "a file or pattern that ends in"),
+        ({"out": "result.tiff"}, "a file or pattern that ends in"),
         ({"size": 0}, "size is 0"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -171,9 +211,10 @@ def test_a_style_that_cannot_be_read(files):
         stylise_files(dataclasses.replace(files, style=(str(broken),)))
 
 
-def test_video_keeps_length_rate_size_and_sound(files):
+def test_video_keeps_length_rate_size_and_sound(files, monkeypatch, recwarn):
     root = Path(files.out).parent
     silent, clip = root / "silent.mp4", root / "clip.mp4"
+    monkeypatch.setenv("IMAGEIO_FFMPEG_NO_PREVENT_SIGINT", "1")
     writer = imageio_ffmpeg.write_frames(str(silent), (64, 64), fps=8, macro_block_size=2)
     writer.send(None)
     for i in range(6):
@@ -184,7 +225,9 @@ def test_video_keeps_length_rate_size_and_sound(files):
     ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", "-i", silent]
     ffmpeg += ["-f", "lavfi", "-i", "sine=frequency=440:duration=0.75", "-shortest", clip]
     subprocess.run(ffmpeg, check=True)
+    monkeypatch.delenv("IMAGEIO_FFMPEG_NO_PREVENT_SIGINT")
     stylise_files(dataclasses.replace(files, content=(str(clip),)))
+    assert not [w for w in recwarn if "os.fork" in str(w.message)]
     reader = imageio_ffmpeg.read_frames(str(root / "out" / "clip--style.mp4"))
     meta = next(reader)
     assert meta["size"] == (64, 64) and meta["fps"] == 8 and meta.get("audio_codec")

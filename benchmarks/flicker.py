@@ -1,0 +1,144 @@
+"""Flicker of stylised videos, with and without smoothing over time.
+
+    python benchmarks/flicker.py
+
+The clips are not filmed: each is a photograph seen by a camera that stands still, moves slowly or
+zooms, with noise as of a sensor. So the motion is known, and what remains between a frame and the
+previous one moved along with it is flicker: the warping error of Lai et al., "Learning Blind Video
+Temporal Consistency", ECCV 2018, section 4, here as the mean absolute difference in grey levels.
+"off" is the mean absolute difference from the stylised frame of a camera without noise: it grows
+where smoothing leaves trails.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import tyro
+from PIL import Image
+
+from assets import SAMPLES
+from student_jax.stylise import Stylist
+from student_jax.video import Smoother
+from triplets import float_from_uint8, read_image
+
+MARGIN = 16
+"""Pixels from the border that are not judged: the previous frame may not have seen them."""
+
+
+class Camera(NamedTuple):
+    """Motion from frame to frame."""
+
+    name: str
+    pan: tuple[float, float]
+    """Right and down, in pixels."""
+    zoom: float
+    """Factor by which the view shrinks."""
+
+
+CAMERAS = (
+    Camera("still", (0, 0), 1),
+    Camera("pan of 1/2 px a frame", (0.5, 0.2), 1),
+    Camera("pan of 2 px a frame", (2, 0.7), 1),
+    Camera("zoom of 0.3 % a frame", (0, 0), 0.997),
+)
+
+
+class View(NamedTuple):
+    """What a frame shows: pixel (x, y) shows (left + scale * x, top + scale * y) of the photo."""
+
+    left: float
+    top: float
+    scale: float
+
+    def seen_from(self, other: "View") -> "View":
+        """Where this frame's pixels are in another frame."""
+        left, top = (self.left - other.left) / other.scale, (self.top - other.top) / other.scale
+        return View(left, top, self.scale / other.scale)
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to measure."""
+
+    checkpoint: str = "mini"
+    contents: tuple[str, ...] = ("coffee", "eilean_donan_castle")
+    styles: tuple[str, ...] = ("van_gogh_harvest", "van_gogh_cafe_terrace_at_night")
+    frames: int = 12
+    side: int = 256
+    noise: float = 2.0
+    """Standard deviation in grey levels."""
+    smoothing: tuple[float, ...] = (0.0, 0.5, 0.8)
+
+
+def main(config: Config) -> None:
+    """Measure all, and print a table."""
+    stylist = Stylist.from_pretrained(config.checkpoint)
+    styles = [stylist.encode_style(SAMPLES / "style" / f"{name}.jpg") for name in config.styles]
+    head = [f"{x:g} | off" for x in config.smoothing]
+    print(f"| camera | content | {' | '.join(head)} |")
+    print(f"| --- | --- |{' --- | --- |' * len(config.smoothing)}")
+    for camera in CAMERAS:
+        figures = []
+        for name in config.contents:
+            photo = float_from_uint8(read_image(SAMPLES / "content" / f"{name}.jpg"))
+            views = _views(camera, photo, config)
+            clean = [_look(photo, view, config.side) for view in views]
+            rng = np.random.default_rng(0)
+            noisy = [_expose(frame, config.noise, rng) for frame in clean]
+            for style in styles:
+                row = [_flicker(noisy, views)]
+                results = [stylist(frame, style) for frame in noisy]
+                wanted = [stylist(frame, style) for frame in clean]
+                for share in config.smoothing:
+                    smoother = Smoother(share)
+                    smooth = [smoother(*pair) for pair in zip(noisy, results, strict=True)]
+                    off = np.mean([_difference(*x) for x in zip(smooth, wanted, strict=True)])
+                    row += [_flicker(smooth, views), off]
+                figures.append(row)
+        print(f"| {camera.name} | {' | '.join(f'{x:.2f}' for x in np.mean(figures, 0))} |")
+
+
+def _views(camera: Camera, photo, config: Config) -> list[View]:
+    height, width = photo.shape[:2]
+    views, scale = [], 1.0
+    x, y = (width - config.frames * camera.pan[0]) / 2, (height - config.frames * camera.pan[1]) / 2
+    for _ in range(config.frames):
+        half = scale * config.side / 2
+        views.append(View(x - half, y - half, scale))
+        x, y, scale = x + camera.pan[0], y + camera.pan[1], scale * camera.zoom
+    return views
+
+
+def _look(picture, view: View, side: int):
+    affine = (view.scale, 0, view.left, 0, view.scale, view.top)
+    channels = [
+        Image.fromarray(np.ascontiguousarray(picture[..., c])).transform(
+            (side, side), Image.Transform.AFFINE, affine, Image.Resampling.BICUBIC
+        )
+        for c in range(3)
+    ]
+    return np.stack([np.asarray(channel) for channel in channels], axis=-1).clip(0, 1)
+
+
+def _expose(frame, noise: float, rng):
+    grey = 255 * frame + noise * rng.standard_normal(frame.shape, np.float32)
+    return np.rint(grey).clip(0, 255).astype(np.float32) / 255
+
+
+def _flicker(frames, views) -> float:
+    pairs = zip(frames, frames[1:], views, views[1:], strict=False)
+    return np.mean(
+        [
+            _difference(new, _look(old, view.seen_from(old_view), len(old)))
+            for old, new, old_view, view in pairs
+        ]
+    )
+
+
+def _difference(a, b) -> float:
+    return 255 * np.abs(a - b)[MARGIN:-MARGIN, MARGIN:-MARGIN].mean()
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))
