@@ -47,6 +47,8 @@ class MeasureConfig:
     """Also measure gamma 0.3, the parts of StyleID switched off, and 5, 10 and 20 steps."""
     device: str | None = None
     """By default the best that is there."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Of the networks."""
 
 
 def psnr(a: Float[Tensor, "b 3 h w"], b: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
@@ -193,7 +195,9 @@ def measure(
 
 def measure_teacher(config: MeasureConfig) -> None:
     """Print the figures of a teacher and write them, with the contact sheet, to `config.out`."""
-    components = load_components(config.teacher, config.device or best_device())
+    components = load_components(
+        config.teacher, config.device or best_device(), getattr(torch, config.dtype)
+    )
     config.out.mkdir(parents=True, exist_ok=True)
     figures, outcomes = measure(components, config)
     record = {"figures": figures, "settings": [asdict(outcome) for outcome in outcomes]}
