@@ -18,15 +18,20 @@ $python scripts/measure_teacher.py --photos "$photos" --paintings "$paintings" \
 $python scripts/split_pictures.py --pictures "$photos" --out "$out/photos"
 $python scripts/split_pictures.py --pictures "$paintings" --out "$out/paintings"
 $python scripts/dump_teacher.py --teacher "$out/teacher/model" --steps 10 --dtype bfloat16 \
-    --content "$out/photos/train" --style "$out/paintings/train" --pairs tiles:24 \
+    --content "$out/photos/train" --style "$out/paintings/train" --pairs tiles:36 \
     --out "$out/triplets"
 $python scripts/dump_teacher.py --teacher "$out/teacher/model" --steps 10 --dtype bfloat16 \
     --content "$out/photos/held_out" --style "$out/paintings/held_out" --pairs tiles:1 \
     --out "$out/triplets_held_out"
 
-# The student, and its figures.
+# The student: colours from small pictures first, then texture; and its figures.
 $python scripts/train_flax.py mini --data "$out/triplets" --validation "$out/triplets_held_out" \
-    --workdir "$out/student" --loss L1 --steps 1200 --warmup-steps 50 --learning-rate 1e-3 \
-    --ema-decay 0.99 --checkpoint-every 100 --resume
+    --workdir "$out/colours" --loss L1 --image-size 64 --crop-size 64 --batch-size 32 \
+    --steps 1000 --warmup-steps 50 --learning-rate 2e-3 --ema-decay 0.99 \
+    --checkpoint-every 250 --validation-pairs 16 --resume
+$python scripts/train_flax.py mini --data "$out/triplets" --validation "$out/triplets_held_out" \
+    --workdir "$out/student" --init-from "$out/colours" --loss texture --features-crop 96 \
+    --crop-size 192 --steps 2000 --warmup-steps 20 --learning-rate 1e-3 --ema-decay 0.99 \
+    --checkpoint-every 200 --validation-pairs 16 --resume
 $python scripts/evaluate.py --checkpoint "$out/student" --data "$out/triplets_held_out" \
     --out "$out/student_measures"
