@@ -13,19 +13,17 @@ from evaluation.baselines import BASELINES
 from evaluation.evaluate import held_out_triplets, triplet_examples
 from evaluation.gold_set import GoldSet
 from evaluation.measures import MEASURES, Judge, on_pictures
-from evaluation.report import cell, heading, write_text
-from evaluation.runs import TrainingRun, ensure_dump
-from evaluation.study import ExampleSets, judged, machine, mean_and_spread
+from evaluation.report import cell, heading, write_figure, write_text
+from evaluation.runs import TrainingRun, ensure_all, ensure_dump
+from evaluation.study import ExampleSets, judged, kept, machine, mean_and_spread
 from student_jax.compilation import enable_compilation_cache
 from student_jax.pretrained import open_student
 from student_jax.stylise import Stylist
 from triplets import (
     InputError,
     TripletDataset,
-    contact_sheet,
     float_from_uint8,
     uint8_from_float,
-    write_image,
 )
 
 LOSSES = ("L1", "L2", "L3")
@@ -126,9 +124,7 @@ def compare_losses(config: CompareConfig) -> None:
     gold_dataset = TripletDataset(config.gold or stylise_gold_set(config, gold))
     runs = {loss: [config.run(loss, seed) for seed in config.seeds] for loss in LOSSES}
     # All losses of a seed before the next seed: a comparison stands as early as can be.
-    for column in zip(*runs.values(), strict=True):
-        for run in column:
-            run.ensure()
+    ensure_all(run for column in zip(*runs.values(), strict=True) for run in column)
 
     held_out = held_out_triplets(runs["L1"][0].workdir, config.max_pairs)
     everything = [(gold_dataset, range(len(gold_dataset)))]
@@ -139,10 +135,16 @@ def compare_losses(config: CompareConfig) -> None:
     judge = Judge(structure=False)
     key = f"{config.data} {config.validation} {config.max_pairs} {gold.sha256} {len(gold_dataset)}"
     by_seed = {
-        loss: [judged(run, judge, sets, key) for run in of_loss] for loss, of_loss in runs.items()
+        loss: [judged(run, judge, sets, key, SHOWN) for run in of_loss]
+        for loss, of_loss in runs.items()
     }
-    baselines = {name: on_pictures(function) for name, function in BASELINES.items()}
-    others = {name: judge.of_methods(baselines, sets[name]()).measures for name in sets}
+
+    def take_baselines() -> dict[str, dict[str, dict[str, float]]]:
+        print("measuring the teacher and the baselines", flush=True)
+        methods = {name: on_pictures(function) for name, function in BASELINES.items()}
+        return {n: judge.of_methods(methods, sets[n](), only=SHOWN).measures for n in sets}
+
+    others = kept(config.out / "baselines.json", key, take_baselines)
     write_report(config, gold, gold_dataset, by_seed, others)
 
 
@@ -197,8 +199,8 @@ def write_report(
         content, style = (float_from_uint8(image) for image in triplet[:2])
         rows.append([*triplet[:3], *(uint8_from_float(s(content, style)) for s in stylists)])
     config.report.mkdir(parents=True, exist_ok=True)
-    sheet = contact_sheet(rows, ("content", "style", "teacher", *LOSSES))
-    write_image(config.report / "losses_gold.jpg", sheet)
+    captions = ("content", "style", "teacher", *LOSSES)
+    write_figure(config.report / "losses_gold.jpg", rows, captions)
     text = report_text(config, gold, trained_on(config.data, gold_dataset), by_seed, others)
     write_text(config.report / "losses.md", text)
     figures = {"gold_set": gold.sha256, "steps": config.steps, "seeds": config.seeds}
@@ -360,7 +362,10 @@ def _sharpness(
 def _command(config: CompareConfig) -> str:
     default = CompareConfig(config.data)
     words = ["--data", str(config.data)]
-    for name in ("validation", "preset", "init_from", "seeds", "steps", "flags", "max_pairs"):
+    for name in (
+        *("validation", "preset", "init_from", "seeds", "steps", "flags", "gold", "own_gold"),
+        *("teacher", "max_pairs"),
+    ):
         value = getattr(config, name)
         if value != getattr(default, name):
             values = value if isinstance(value, tuple) else (value,)

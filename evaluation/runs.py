@@ -4,14 +4,16 @@ A finished one is kept, an interrupted one continues: a study that was killed go
 command.
 """
 
+import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from triplets import InputError, TripletDataset
+from triplets.atomic import atomic_write
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
@@ -36,8 +38,20 @@ class TrainingRun:
         """Train, or continue, until the last step; see the module.
 
         Raises:
-            InputError: the training failed; it has printed why.
+            InputError: the workdir holds a run with other settings, or the training failed, which
+                has printed why.
         """
+        settings = {"preset": self.preset, "flags": list(self.flags), "steps": self.steps}
+        kept = self.workdir / "study.json"
+        if not kept.is_file():
+            self.workdir.mkdir(parents=True, exist_ok=True)
+            with atomic_write(kept) as file:
+                file.write(json.dumps(settings, indent=2).encode())
+        elif json.loads(kept.read_text()) != settings:
+            raise InputError(
+                f'"{self.workdir}" holds a run with other settings, see its {kept.name}: give '
+                "another --out, or the settings that the study began with."
+            )
         if not self.finished:
             call(
                 "train_flax.py",
@@ -45,6 +59,19 @@ class TrainingRun:
                 *("--workdir", str(self.workdir), "--steps", str(self.steps), "--resume"),
                 *self.flags,
             )
+
+
+def ensure_all(runs: Iterable[TrainingRun]) -> None:
+    """Finish some runs one after the other, and say how many are left.
+
+    Raises:
+        InputError: as `TrainingRun.ensure`.
+    """
+    runs = list(runs)
+    for number, run in enumerate(runs, start=1):
+        state = "kept" if run.finished else "training"
+        print(f"run {number} of {len(runs)}: {run.workdir.name}, {state}", flush=True)
+        run.ensure()
 
 
 def ensure_dump(out: Path, flags: Sequence[str]) -> TripletDataset:

@@ -4,13 +4,13 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from evaluation.measures import Example, Judge, on_pictures
+from evaluation.measures import Example, Judge
 from evaluation.report import write_text
 from evaluation.runs import TrainingRun
 from student_jax.pretrained import open_student
@@ -20,27 +20,39 @@ Measures = dict[str, float]
 ExampleSets = dict[str, Callable[[], Iterator[Example]]]
 
 
-def judged(run: TrainingRun, judge: Judge, sets: ExampleSets, key: str) -> dict[str, Measures]:
-    """Measures of the student at the end of a run on some sets of examples, by the set's name.
+def kept(path: Path, key: str, take: Callable[[], dict]) -> dict:
+    """What `take` returns, from a JSON file where that holds it already.
 
-    They are kept in judged.json of the run's workdir, and read from there while `key`, which says
-    what they were taken on, stays the same.
+    `key` says what it was taken of: while it stays the same, so does the result.
     """
-    path = run.workdir / "judged.json"
     if path.is_file():
         stored = json.loads(path.read_text())
-        if (stored["key"], stored["steps"]) == (key, run.steps):
+        if stored["key"] == key:
             return stored["measures"]
-    # The last checkpoint, not the best: choosing by the error would favour losses that are errors.
-    stylist = Stylist(open_student(str(run.workdir), "latest"))
-    methods = {"student": on_pictures(stylist)}
-    print(f"measuring {run.workdir}", flush=True)
-    measures = {
-        name: judge.of_methods(methods, examples()).measures["student"]
-        for name, examples in sets.items()
-    }
-    write_text(path, json.dumps({"key": key, "steps": run.steps, "measures": measures}, indent=2))
+    measures = take()
+    write_text(path, json.dumps({"key": key, "measures": measures}, indent=2))
     return measures
+
+
+def judged(
+    run: TrainingRun, judge: Judge, sets: ExampleSets, key: str, only: Collection[str]
+) -> dict[str, Measures]:
+    """Measures of the student at the end of a run: the means over sets of examples, by their name.
+
+    They are kept in judged.json of the run's workdir; see `kept`.
+    """
+
+    def take() -> dict[str, Measures]:
+        # The last checkpoint, not the best: choosing by the error favours losses that are errors.
+        stylist = Stylist(open_student(str(run.workdir), "latest"))
+        print(f"measuring {run.workdir.name}", flush=True)
+        means = {}
+        for name, examples in sets.items():
+            values = [judge.of_pair(stylist(e.content, e.style), e, only) for e in examples()]
+            means[name] = {m: float(np.mean([of[m] for of in values])) for m in values[0]}
+        return means
+
+    return kept(run.workdir / "judged.json", f"{key} {run.steps} {sorted(only)}", take)
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
@@ -51,11 +63,13 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
 def machine() -> str:
     """The machine and the versions, for a report."""
     device = jax.devices()[0]
-    kind = device.device_kind if device.platform != "cpu" else _processor()
+    processor = f"{_processor()}, {os.cpu_count()} CPU cores"
+    if device.platform != "cpu":
+        processor = f"{len(jax.devices())} x {device.device_kind}; {processor}"
     versions = ", ".join(
         f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax", "numpy")
     )
-    return f"{len(jax.devices())} x {kind}, {os.cpu_count()} CPU cores; {versions}"
+    return f"{processor}; {versions}"
 
 
 def _processor() -> str:

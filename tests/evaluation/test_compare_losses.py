@@ -1,8 +1,11 @@
 import json
+import runpy
+import sys
 
 import pytest
 
 from evaluation import compare_losses as module
+from evaluation.ablations import subset
 from evaluation.compare_losses import (
     CLAIMS,
     GOLD,
@@ -16,7 +19,7 @@ from evaluation.compare_losses import (
 )
 from evaluation.gold_set import GoldSet
 from evaluation.runs import SCRIPTS, TrainingRun, call
-from triplets import InputError
+from triplets import InputError, TripletDataset
 
 
 def figures(**changes):
@@ -98,6 +101,9 @@ def test_finished_runs_are_kept(tmp_path, monkeypatch):
     run.ensure()
     assert len(calls) == 1
     assert {"--resume", "--steps", "5", "--workdir"} <= set(calls[0])
+    other = TrainingRun(tmp_path, "mini", ("--data", "y"), steps=5)
+    with pytest.raises(InputError, match="holds a run with other settings"):
+        other.ensure()
 
 
 def test_a_failing_command_is_named(tmp_path, monkeypatch):
@@ -116,25 +122,42 @@ def test_scripts_are_where_they_are_called():
     assert (SCRIPTS / "train_flax.py").is_file() and (SCRIPTS / "dump_teacher.py").is_file()
 
 
-@pytest.mark.slow  # three trainings in processes of their own
-def test_the_experiment_and_its_continuation(dump, tmp_path, capfd):
+@pytest.mark.slow  # three trainings, and programs that compile
+def test_the_experiment_and_its_continuation(dump, tmp_path, monkeypatch, capfd):
+    calls = []
+
+    def call_here(script, *flags):
+        """In this process, which has everything imported."""
+        calls.append(script)
+        monkeypatch.setattr(sys, "argv", [script, *flags])
+        monkeypatch.syspath_prepend(SCRIPTS)
+        runpy.run_path(str(SCRIPTS / script), run_name="__main__")
+
+    monkeypatch.setattr("evaluation.runs.call", call_here)
     tiny = (
         "--model.content-widths 8 8 --model.style-widths 8 8 --model.hidden-dim 16 "
         "--model.num-heads 2 --model.mlp-dim 16 --model.num-encoder-layers 1 "
         "--model.num-decoder-layers 1 --model.tail-dim 16 --batch-size 2 --crop-size 32 "
-        "--held-out-fraction 0.2"
+        "--held-out-fraction 0.2 --validation-pairs 1"
     )
+    gold = subset(TripletDataset(dump), (0, 7), tmp_path / "gold").root
     config = CompareConfig(
-        dump, out=tmp_path / "runs", report=tmp_path, seeds=(0,), steps=2, flags=tiny, gold=dump
+        *(dump, None, tmp_path / "runs", tmp_path),
+        seeds=(0,),
+        steps=2,
+        flags=tiny,
+        gold=gold,
+        max_pairs=1,
     )
     module.compare_losses(config)
+    assert calls == ["train_flax.py"] * 3
     text = (tmp_path / "losses.md").read_text()
     assert "## Against the study" in text
     figures = json.loads((tmp_path / "losses.json").read_text())
     assert len(figures["losses"]["L2"]) == 1
     assert (tmp_path / "losses_gold.jpg").is_file()
-    capfd.readouterr()
+    monkeypatch.setattr("evaluation.study.Judge.of_pair", None)  # all of it is kept
     module.compare_losses(config)
-    printed = capfd.readouterr().out
-    assert "train_flax.py" not in printed.partition("# L1, L2 and L3")[0]
+    assert len(calls) == 3
+    assert "run 3 of 3: L3-seed0, kept" in capfd.readouterr().out
     assert (tmp_path / "losses.md").read_text() == text
