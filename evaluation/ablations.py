@@ -43,13 +43,13 @@ class AblationConfig:
     study: Study
     """triplets: fidelity by number of triplets; styles: many or few styles in as many triplets;
     size: fidelity by size of the student; gram: the two reductions of the Gram term, with L2."""
-    points: tuple[float | int, ...] = ()
-    """What to try in place of the study's own: numbers of triplets, numbers of styles, or factors
-    on the widths of the mini student."""
     data: Path
     """Triplet dataset of scripts/dump_teacher.py to train on."""
     validation: Path | None = None
     """Triplet dataset to measure on; by default a part of the training data is held out."""
+    points: tuple[float | int, ...] = ()
+    """What to try in place of the study's own: numbers of triplets, numbers of styles, or factors
+    on the widths of the mini student."""
     out: Path = Path("runs/ablations")
     """Folder of the runs; the same command continues what was interrupted."""
     report: Path = Path("docs/experiments")
@@ -59,7 +59,7 @@ class AblationConfig:
     steps: int = 2000
     """Of each run."""
     flags: str = ""
-    """Further flags of scripts/train_flax.py for all runs, such as "--batch-size 16"."""
+    """Further flags of scripts/train_flax.py for all runs: --flags="--batch-size 16"."""
     held_out_fraction: float = 0.1
     """Share of the contents and of the styles that no variant sees, without --validation."""
     max_pairs: int = 64
@@ -361,7 +361,7 @@ def report_text(
     if config.validation:
         words += ["--validation", str(config.validation)]
     if config.flags:
-        words += ["--flags", config.flags]
+        words.append(f"--flags={config.flags}")
     lines += [
         "",
         f"Mean over {held_out} triplets whose content and style no training saw, ± standard "

@@ -82,7 +82,7 @@ class CompareConfig:
     steps: int = 2000
     """Of each run. 9 runs of 2000 steps of the mini student take about a night on two cores."""
     flags: str = ""
-    """Further flags of scripts/train_flax.py for all runs, such as "--batch-size 16"."""
+    """Further flags of scripts/train_flax.py for all runs: --flags="--batch-size 16"."""
     gold: Path | None = None
     """Triplet dataset of the gold set's pairs; by default the teacher of --data stylises them."""
     own_gold: Path | None = None
@@ -363,11 +363,13 @@ def _command(config: CompareConfig) -> str:
     default = CompareConfig(config.data)
     words = ["--data", str(config.data)]
     for name in (
-        *("validation", "preset", "init_from", "seeds", "steps", "flags", "gold", "own_gold"),
-        *("teacher", "max_pairs"),
+        *("validation", "preset", "init_from", "seeds", "steps", "gold", "own_gold", "teacher"),
+        "max_pairs",
     ):
         value = getattr(config, name)
         if value != getattr(default, name):
             values = value if isinstance(value, tuple) else (value,)
             words += [f"--{name.replace('_', '-')}", *map(str, values)]
+    if config.flags:
+        words.append(f"--flags={config.flags}")  # without "=" its dashes would be taken for flags
     return shlex.join(words)
