@@ -6,7 +6,6 @@ curve and a paragraph from the figures.
 
 import json
 import math
-import re
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -18,11 +17,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Int
 
-from evaluation.evaluate import spread, triplet_examples
+from evaluation.evaluate import spread
 from evaluation.measures import MEASURES, Judge
 from evaluation.report import cell, heading, write_text
 from evaluation.runs import TrainingRun, ensure_all
-from evaluation.study import judged, machine, mean_and_spread
+from evaluation.study import ExampleSet, judged, machine, mean_and_spread
 from student_jax.compilation import enable_compilation_cache
 from student_jax.config import STTRConfig
 from student_jax.data import split_triplets
@@ -50,8 +49,8 @@ class AblationConfig:
     points: tuple[float | int, ...] = ()
     """What to try in place of the study's own: numbers of triplets, numbers of styles, or factors
     on the widths of the mini student."""
-    out: Path = Path("runs/ablations")
-    """Folder of the runs; the same command continues what was interrupted."""
+    out: Path = Path("runs/studies")
+    """Folder of the runs, which studies share; the same command continues what was interrupted."""
     report: Path = Path("docs/experiments")
     """Folder for STUDY.md, STUDY.png and STUDY.json."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -86,8 +85,9 @@ class Variant:
     label: str
     x: float
     """Its place on the curve's axis."""
+    loss: str = "L1"
     flags: tuple[str, ...] = ()
-    """Of scripts/train_flax.py."""
+    """Further ones of scripts/train_flax.py."""
     rows: tuple[int, ...] | None = None
     """Triplets to train on; None for all that are not held out."""
 
@@ -174,11 +174,11 @@ def plan_size(
             "tail_dim": unit * max(1, round(factor * mini.tail_dim / unit)),
         }
         flags = []
-        for field, value in fields.items():
+        for field, value in fields.items() if factor != 1 else ():
             values = value if isinstance(value, tuple) else (value,)
             flags += [f"--model.{field.replace('_', '-')}", *map(str, values)]
         millions = count_parameters(replace(mini, **fields)) / 1e6
-        variants.append(Variant(f"{factor:g} x mini", millions, tuple(flags)))
+        variants.append(Variant(f"{factor:g} x mini", millions, flags=tuple(flags)))
     return Plan("How large must a student be?", "million parameters", variants)
 
 
@@ -187,9 +187,9 @@ def plan_gram(
 ) -> Plan:
     """L2 with both reductions of the Gram term, beside L1."""
     variants = [
-        Variant("L1", 0.0, ("--loss", "L1")),
-        Variant("L2, mean", 1.0, ("--loss", "L2", "--gram-reduction", "mean")),
-        Variant("L2, sum", 2.0, ("--loss", "L2", "--gram-reduction", "sum")),
+        Variant("L1", 0.0),
+        Variant("L2, mean", 1.0, "L2", ("--gram-reduction", "mean")),
+        Variant("L2, sum", 2.0, "L2"),
     ]
     question = "What does the reduction of the Gram term change?"
     return Plan(question, "loss and reduction", variants, logarithmic=False)
@@ -217,60 +217,42 @@ def ablate(config: AblationConfig) -> None:
     """
     enable_compilation_cache()
     dataset = TripletDataset(config.data)
-    fraction = 0.0 if config.validation else config.held_out_fraction
-    split = split_triplets(dataset, fraction)
+    split = split_triplets(dataset, 0.0 if config.validation else config.held_out_fraction)
     plan = PLANS[config.study](dataset, split.train, config.points)
-    # Every variant is validated on the same triplets: a dataset of their own.
-    source, rows = dataset, split.held_out
-    if config.validation:
-        source = TripletDataset(config.validation)
-        rows = np.arange(len(source))
-    held_out = subset(source, spread(rows, config.max_pairs), config.out / "held_out")
+    validation = config.validation
+    if validation is None:
+        validation = config.out / "held-out"
+        subset(dataset, spread(split.held_out, config.max_pairs), validation)
+    held_out = TripletDataset(validation)
+    examples = ExampleSet([(held_out, spread(np.arange(len(held_out)), config.max_pairs))])
     runs = {}
     for variant in plan.variants:
-        if variant.rows is not None:
-            root = config.out / f"data-{config.study}-{variant.label}"
-            data = subset(dataset, variant.rows, root)
-        elif len(split.train) < len(dataset):
-            data = subset(dataset, list(map(int, split.train)), config.out / "data-all")
-        else:
-            data = dataset
-        runs[variant.label] = [_run(config, variant, data, held_out, s) for s in config.seeds]
+        rows = split.train if variant.rows is None else np.array(variant.rows)
+        data = config.data
+        if len(rows) < len(dataset):
+            name = "train" if variant.rows is None else f"{config.study}-{len(rows)}-{variant.x:g}"
+            data = config.out / f"data-{name}"
+            subset(dataset, [int(row) for row in rows], data)
+        runs[variant.label] = [
+            TrainingRun(
+                *(config.out, data, validation, variant.loss, seed, config.steps),
+                flags=(*variant.flags, *shlex.split(config.flags)),
+            )
+            for seed in config.seeds
+        ]
     # All variants of a seed before the next seed: a curve stands as early as can be.
     ensure_all(run for column in zip(*runs.values(), strict=True) for run in column)
     judge = Judge(structure=False)
-    examples = [(held_out, range(len(held_out)))]
-    sets = {"held out": lambda: triplet_examples(examples)}
-    key = f"{config.data} {config.validation} {config.max_pairs}"
     figures = {
-        label: [judged(run, judge, sets, key, SHOWN)["held out"] for run in of_variant]
+        label: [judged(run, judge, examples) for run in of_variant]
         for label, of_variant in runs.items()
     }
     config.report.mkdir(parents=True, exist_ok=True)
     write_text(config.report / f"{config.study}.json", json.dumps(figures, indent=2))
     draw_curve(plan, figures, config.report / f"{config.study}.png")
-    text = report_text(config, plan, figures, len(held_out))
+    text = report_text(config, plan, figures, len(examples))
     write_text(config.report / f"{config.study}.md", text)
     print(text)
-
-
-def _run(
-    config: AblationConfig,
-    variant: Variant,
-    data: TripletDataset,
-    held_out: TripletDataset,
-    seed: int,
-) -> TrainingRun:
-    label = re.sub(r"[^\w.]+", "-", variant.label)
-    flags = (
-        *("--data", str(data.root), "--validation", str(held_out.root), "--seed", str(seed)),
-        *("--warmup-steps", str(min(500, config.steps // 10))),
-        *("--checkpoint-every", str(max(1, config.steps // 2))),
-        *variant.flags,
-        *shlex.split(config.flags),
-    )
-    workdir = config.out / f"{config.study}-{label}-seed{seed}"
-    return TrainingRun(workdir, "mini", flags, config.steps)
 
 
 def subset(dataset: TripletDataset, rows: Sequence[int], root: Path) -> TripletDataset:

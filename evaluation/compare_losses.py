@@ -4,18 +4,19 @@ import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from evaluation.baselines import BASELINES
-from evaluation.evaluate import held_out_triplets, triplet_examples
+from evaluation.evaluate import held_out_triplets
 from evaluation.gold_set import GoldSet
 from evaluation.measures import MEASURES, Judge, on_pictures
 from evaluation.report import cell, heading, write_figure, write_text
 from evaluation.runs import TrainingRun, ensure_all, ensure_dump
-from evaluation.study import ExampleSets, judged, kept, machine, mean_and_spread
+from evaluation.study import MEASURED, ExampleSet, judged, kept, machine, mean_and_spread
 from student_jax.compilation import enable_compilation_cache
 from student_jax.pretrained import open_student
 from student_jax.stylise import Stylist
@@ -28,10 +29,6 @@ from triplets import (
 
 LOSSES = ("L1", "L2", "L3")
 HELD_OUT, GOLD = "held-out triplets", "gold set"
-SHOWN = (
-    *("mse", "psnr", "ssim", "lpips", "content_lpips", "style_gram", "style_histogram"),
-    *("brightness", "saturation", "sharpness"),
-)
 
 
 @dataclass(frozen=True)
@@ -69,8 +66,8 @@ class CompareConfig:
     """Triplet dataset of scripts/dump_teacher.py to train on."""
     validation: Path | None = None
     """Triplet dataset to measure on; by default the training holds a part of its data out."""
-    out: Path = Path("runs/losses")
-    """Folder of the runs; the same command continues what was interrupted."""
+    out: Path = Path("runs/studies")
+    """Folder of the runs, which studies share; the same command continues what was interrupted."""
     report: Path = Path("docs/experiments")
     """Folder for losses.md, losses.json and losses_gold.jpg."""
     preset: Literal["mini", "reference"] = "mini"
@@ -101,16 +98,10 @@ class CompareConfig:
     def run(self, loss: str, seed: int) -> TrainingRun:
         """The training with one loss and seed."""
         start = () if self.init_from is None else ("--init-from", self.init_from)
-        if self.validation is not None:
-            start += ("--validation", str(self.validation))
-        flags = (
-            *("--data", str(self.data), "--loss", loss, "--seed", str(seed)),
-            *("--warmup-steps", str(min(500, self.steps // 10))),
-            *("--checkpoint-every", str(max(1, self.steps // 4))),
-            *start,
-            *shlex.split(self.flags),
+        return TrainingRun(
+            *(self.out, self.data, self.validation, loss, seed, self.steps, self.preset),
+            flags=(*start, *shlex.split(self.flags)),
         )
-        return TrainingRun(self.out / f"{loss}-seed{seed}", self.preset, flags, self.steps)
 
 
 def compare_losses(config: CompareConfig) -> None:
@@ -126,25 +117,25 @@ def compare_losses(config: CompareConfig) -> None:
     # All losses of a seed before the next seed: a comparison stands as early as can be.
     ensure_all(run for column in zip(*runs.values(), strict=True) for run in column)
 
-    held_out = held_out_triplets(runs["L1"][0].workdir, config.max_pairs)
-    everything = [(gold_dataset, range(len(gold_dataset)))]
-    sets: ExampleSets = {
-        HELD_OUT: lambda: triplet_examples(held_out),
-        GOLD: lambda: triplet_examples(everything),
+    sets = {
+        HELD_OUT: ExampleSet(held_out_triplets(runs["L1"][0].workdir, config.max_pairs)),
+        GOLD: ExampleSet([(gold_dataset, range(len(gold_dataset)))]),
     }
     judge = Judge(structure=False)
-    key = f"{config.data} {config.validation} {config.max_pairs} {gold.sha256} {len(gold_dataset)}"
     by_seed = {
-        loss: [judged(run, judge, sets, key, SHOWN) for run in of_loss]
+        loss: [{name: judged(run, judge, of) for name, of in sets.items()} for run in of_loss]
         for loss, of_loss in runs.items()
     }
+    methods = {name: on_pictures(function) for name, function in BASELINES.items()}
 
-    def take_baselines() -> dict[str, dict[str, dict[str, float]]]:
-        print("measuring the teacher and the baselines", flush=True)
-        methods = {name: on_pictures(function) for name, function in BASELINES.items()}
-        return {n: judge.of_methods(methods, sets[n](), only=SHOWN).measures for n in sets}
+    def take_baselines(of: ExampleSet) -> dict[str, dict[str, float]]:
+        print(f"measuring teacher and baselines on {len(of)} pictures", flush=True)
+        return judge.of_methods(methods, of.examples(), only=MEASURED).measures
 
-    others = kept(config.out / "baselines.json", key, take_baselines)
+    others = {
+        name: kept(config.out / f"baselines-{of.key}.json", partial(take_baselines, of))
+        for name, of in sets.items()
+    }
     write_report(config, gold, gold_dataset, by_seed, others)
 
 
@@ -277,17 +268,17 @@ def table(
 ) -> str:
     """Losses, teacher and baselines down, measures across, with the spread over the seeds."""
     lines = [
-        f"| | {' | '.join(map(heading, SHOWN))} |",
-        f"| --- |{' ---: |' * len(SHOWN)}",
+        f"| | {' | '.join(map(heading, MEASURED))} |",
+        f"| --- |{' ---: |' * len(MEASURED)}",
     ]
     for loss, runs in by_seed.items():
         cells = []
-        for measure in SHOWN:
+        for measure in MEASURED:
             mean, deviation = mean_and_spread([run[name][measure] for run in runs])
             cells.append(f"{cell(measure, mean)} ± {cell(measure, deviation)}")
         lines.append(f"| **{loss}** | {' | '.join(cells)} |")
     for method, values in others[name].items():
-        lines.append(f"| {method} | {' | '.join(cell(m, values.get(m)) for m in SHOWN)} |")
+        lines.append(f"| {method} | {' | '.join(cell(m, values.get(m)) for m in MEASURED)} |")
     return "\n".join(lines)
 
 

@@ -1,6 +1,7 @@
 import json
 import runpy
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,6 @@ from evaluation.compare_losses import (
     CLAIMS,
     GOLD,
     HELD_OUT,
-    SHOWN,
     CompareConfig,
     report_text,
     summary,
@@ -18,7 +18,8 @@ from evaluation.compare_losses import (
     verdicts,
 )
 from evaluation.gold_set import GoldSet
-from evaluation.runs import SCRIPTS, TrainingRun, call
+from evaluation.runs import SCRIPTS, TrainingRun, call, ensure_all
+from evaluation.study import MEASURED
 from triplets import InputError, TripletDataset
 
 
@@ -26,7 +27,7 @@ def figures(**changes):
     """Three seeds of one loss, equal but for what is said: measure=(seed 0, seed 1, seed 2)."""
     runs = []
     for seed in range(3):
-        values = dict.fromkeys(SHOWN, 0.5) | {m: v[seed] for m, v in changes.items()}
+        values = dict.fromkeys(MEASURED, 0.5) | {m: v[seed] for m, v in changes.items()}
         runs.append({HELD_OUT: values, GOLD: values})
     return runs
 
@@ -36,7 +37,7 @@ BY_SEED = {
     "L2": figures(mse=(0.02, 0.03, 0.05), saturation=(0.4, 0.6, 0.4)),
     "L3": figures(mse=(0.005, 0.01, 0.01), brightness=(0.4, 0.4, 0.4)),
 }
-OTHERS = {name: {"teacher": dict.fromkeys(SHOWN, 1.0)} for name in (HELD_OUT, GOLD)}
+OTHERS = {name: {"teacher": dict.fromkeys(MEASURED, 1.0)} for name in (HELD_OUT, GOLD)}
 
 
 def test_verdicts_follow_from_the_figures():
@@ -84,26 +85,38 @@ def test_report_says_what_was_done(dump):
 def test_runs_share_all_but_loss_and_seed(dump, tmp_path):
     config = CompareConfig(dump, out=tmp_path, steps=100, init_from="mini", flags="--batch-size 4")
     first, second = config.run("L1", 0), config.run("L3", 2)
-    assert first.workdir == tmp_path / "L1-seed0"
     difference = [
-        pair for pair in zip(first.flags, second.flags, strict=True) if pair[0] != pair[1]
+        pair for pair in zip(first.settings, second.settings, strict=True) if pair[0] != pair[1]
     ]
     assert difference == [("L1", "L3"), ("0", "2")]
-    assert first.flags[-4:] == ("--init-from", "mini", "--batch-size", "4")
+    assert first.settings[-4:] == ("--init-from", "mini", "--batch-size", "4")
+    assert first.workdir.parent == tmp_path and first.workdir != second.workdir
 
 
-def test_finished_runs_are_kept(tmp_path, monkeypatch):
+def test_finished_runs_are_kept(tmp_path, monkeypatch, capsys):
     calls = []
     monkeypatch.setattr("evaluation.runs.call", lambda *flags: calls.append(flags))
-    run = TrainingRun(tmp_path, "mini", ("--data", "x"), steps=5)
+    run = TrainingRun(tmp_path, Path("x"), None, "L1", 0, steps=5)
     run.ensure()
-    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
-    run.ensure()
+    (run.workdir / "checkpoints" / "5").mkdir(parents=True)
+    ensure_all([run, run])
     assert len(calls) == 1
     assert {"--resume", "--steps", "5", "--workdir"} <= set(calls[0])
-    other = TrainingRun(tmp_path, "mini", ("--data", "y"), steps=5)
-    with pytest.raises(InputError, match="holds a run with other settings"):
-        other.ensure()
+    assert "run 2 of 2, kept" in capsys.readouterr().out
+    assert not TrainingRun(tmp_path, Path("x"), None, "L1", 0, steps=6).finished
+
+
+def test_sigterm_reaches_the_command(tmp_path, monkeypatch):
+    # Like a training, it ends in order.
+    (tmp_path / "waits.py").write_text(
+        "import os, signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\n"
+        "os.kill(os.getppid(), signal.SIGTERM)\n"
+        "time.sleep(600)\n"
+    )
+    monkeypatch.setattr("evaluation.runs.SCRIPTS", tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        call("waits.py")
 
 
 def test_a_failing_command_is_named(tmp_path, monkeypatch):
@@ -159,5 +172,5 @@ def test_the_experiment_and_its_continuation(dump, tmp_path, monkeypatch, capfd)
     monkeypatch.setattr("evaluation.study.Judge.of_pair", None)  # all of it is kept
     module.compare_losses(config)
     assert len(calls) == 3
-    assert "run 3 of 3: L3-seed0, kept" in capfd.readouterr().out
+    assert "run 3 of 3, kept" in capfd.readouterr().out
     assert (tmp_path / "losses.md").read_text() == text
