@@ -1,5 +1,6 @@
 """The study's experiment: L1, L2 and L3 from the same start, on the same triplets and seeds."""
 
+import hashlib
 import json
 import shlex
 from collections.abc import Sequence
@@ -154,7 +155,8 @@ def stylise_gold_set(config: CompareConfig, gold: GoldSet) -> Path:
             f"{config.data} does not say which teacher made it ({error} is missing): stylise the "
             "gold set with it and give the result with --gold."
         ) from error
-    folder = config.out / f"gold-{gold.sha256[:8]}"
+    of = json.dumps([gold.sha256, manifest["settings"]], sort_keys=True)
+    folder = config.out / f"gold-{hashlib.sha256(of.encode()).hexdigest()[:12]}"
     gold.write(folder)
     flags = [
         *("--content", str(folder / "content"), "--style", str(folder / "style")),
