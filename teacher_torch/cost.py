@@ -113,7 +113,9 @@ def evaluate_unet(model: str, size: int, dtype: torch.dtype, device: str) -> dic
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         unet(latents, 500, text)
     # Zeros cost what other weights do, and take no time to draw.
-    unet = unet.to(dtype).to_empty(device=device)
+    if dtype == torch.bfloat16:
+        unet.bfloat16()
+    unet.to_empty(device=device)
     for parameter in unet.parameters():
         parameter.zero_()
     latents, text = (torch.zeros_like(x, device=device, dtype=dtype) for x in (latents, text))
