@@ -1,9 +1,8 @@
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
+import tyro
 
 from evaluation import compare_losses as module
 from evaluation.ablations import subset
@@ -20,6 +19,8 @@ from evaluation.compare_losses import (
 from evaluation.gold_set import GoldSet
 from evaluation.runs import SCRIPTS, TrainingRun, call, ensure_all
 from evaluation.study import MEASURED
+from student_jax.config import TrainConfig
+from student_jax.train import train
 from triplets import InputError, TripletDataset
 
 
@@ -139,12 +140,12 @@ def test_scripts_are_where_they_are_called():
 def test_the_experiment_and_its_continuation(dump, tmp_path, monkeypatch, capfd):
     calls = []
 
-    def call_here(script, *flags):
+    def call_here(script, preset, *flags):
         """In this process, which has everything imported."""
-        calls.append(script)
-        monkeypatch.setattr(sys, "argv", [script, *flags])
-        monkeypatch.syspath_prepend(SCRIPTS)
-        runpy.run_path(str(SCRIPTS / script), run_name="__main__")
+        calls.append((script, preset))
+        default = TrainConfig.mini(("",), Path())
+        # All with L1, whose program compiles fastest and is then kept for the other two.
+        train(tyro.cli(TrainConfig, args=(*flags, "--loss", "L1"), default=default))
 
     monkeypatch.setattr("evaluation.runs.call", call_here)
     tiny = (
@@ -163,7 +164,7 @@ def test_the_experiment_and_its_continuation(dump, tmp_path, monkeypatch, capfd)
         max_pairs=1,
     )
     module.compare_losses(config)
-    assert calls == ["train_flax.py"] * 3
+    assert calls == [("train_flax.py", "mini")] * 3
     text = (tmp_path / "losses.md").read_text()
     assert "## Against the study" in text
     figures = json.loads((tmp_path / "losses.json").read_text())
