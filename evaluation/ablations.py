@@ -5,6 +5,7 @@ curve and a paragraph from the figures.
 """
 
 import json
+import math
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,11 +17,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Int
 
-from evaluation.evaluate import spread, triplet_examples
+from evaluation.evaluate import spread
 from evaluation.measures import MEASURES, Judge
 from evaluation.report import cell, heading, write_text
-from evaluation.runs import TrainingRun
-from evaluation.study import judged, machine, mean_and_spread
+from evaluation.runs import TrainingRun, ensure_all
+from evaluation.study import ExampleSet, judged, machine, mean_and_spread
 from student_jax.compilation import enable_compilation_cache
 from student_jax.config import STTRConfig
 from student_jax.data import split_triplets
@@ -45,8 +46,11 @@ class AblationConfig:
     """Triplet dataset of scripts/dump_teacher.py to train on."""
     validation: Path | None = None
     """Triplet dataset to measure on; by default a part of the training data is held out."""
-    out: Path = Path("runs/ablations")
-    """Folder of the runs; the same command continues what was interrupted."""
+    points: tuple[float | int, ...] = ()
+    """What to try in place of the study's own: numbers of triplets, numbers of styles, or factors
+    on the widths of the mini student."""
+    out: Path = Path("runs/studies")
+    """Folder of the runs, which studies share; the same command continues what was interrupted."""
     report: Path = Path("docs/experiments")
     """Folder for STUDY.md, STUDY.png and STUDY.json."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -54,7 +58,7 @@ class AblationConfig:
     steps: int = 2000
     """Of each run."""
     flags: str = ""
-    """Further flags of scripts/train_flax.py for all runs, such as "--batch-size 16"."""
+    """Further flags of scripts/train_flax.py for all runs: --flags="--batch-size 16"."""
     held_out_fraction: float = 0.1
     """Share of the contents and of the styles that no variant sees, without --validation."""
     max_pairs: int = 64
@@ -67,6 +71,11 @@ class AblationConfig:
             raise ValueError(
                 "expected at least 2 steps, 1 of max_pairs, and a held_out_fraction between 0 and 1"
             )
+        whole = self.study == "size" or all(float(point).is_integer() for point in self.points)
+        if not whole or min(self.points, default=1) <= 0:
+            raise ValueError(f"points are {self.points}; expected positive numbers of {self.study}")
+        if len(set(self.points)) < len(self.points) or (self.points and self.study == "gram"):
+            raise ValueError(f"points are {self.points}; expected different ones, none for gram")
 
 
 @dataclass(frozen=True)
@@ -76,8 +85,9 @@ class Variant:
     label: str
     x: float
     """Its place on the curve's axis."""
+    loss: str = "L1"
     flags: tuple[str, ...] = ()
-    """Of scripts/train_flax.py."""
+    """Further ones of scripts/train_flax.py."""
     rows: tuple[int, ...] | None = None
     """Triplets to train on; None for all that are not held out."""
 
@@ -92,33 +102,49 @@ class Plan:
     logarithmic: bool = True
 
 
-def plan_triplets(dataset: TripletDataset, train: Int[np.ndarray, " p"]) -> Plan:
-    """An eighth, a quarter, half and all of the triplets; each holds the ones before."""
+def plan_triplets(
+    dataset: TripletDataset, train: Int[np.ndarray, " p"], points: Sequence[float | int] = ()
+) -> Plan:
+    """Some numbers of triplets, by default an eighth, a quarter, half and all of them.
+
+    Each holds the ones before.
+
+    Raises:
+        InputError: more than there are.
+    """
     shuffled = np.random.default_rng(0).permutation(train)
-    counts = [count for d in (8, 4, 2, 1) if (count := len(train) // d)]
+    counts = sorted(map(int, points)) or [n for d in (8, 4, 2, 1) if (n := len(train) // d)]
+    if counts[-1] > len(train):
+        raise InputError(f"{dataset!r} has {len(train)} triplets to train on, not {counts[-1]}.")
     variants = [Variant(str(n), float(n), rows=tuple(map(int, shuffled[:n]))) for n in counts]
     return Plan("How many triplets does a student need?", "triplets", variants)
 
 
-def plan_styles(dataset: TripletDataset, train: Int[np.ndarray, " p"]) -> Plan:
-    """As many triplets each time, of all the styles, of half of them, and so on down to an eighth
-    where those have as many triplets.
+def plan_styles(
+    dataset: TripletDataset, train: Int[np.ndarray, " p"], points: Sequence[float | int] = ()
+) -> Plan:
+    """As many triplets each time, of some numbers of styles.
+
+    By default of all, of half of them, and so on down to an eighth where those have as many
+    triplets as there are styles.
 
     Raises:
-        InputError: half of the styles have fewer triplets than there are styles.
+        InputError: the fewest styles have fewer triplets than there are of the most styles.
     """
     pairs = dataset.pairs[train]
     styles = np.random.default_rng(0).permutation(np.unique(pairs[:, 1]))
-    counts = sorted({max(1, len(styles) // d) for d in (8, 4, 2, 1)})
+    given = sorted(map(int, points))
+    counts = given or sorted({max(1, len(styles) // d) for d in (8, 4, 2, 1)})
     chosen = [np.flatnonzero(np.isin(pairs[:, 1], styles[:n])) for n in counts]
-    while len(counts) > 1 and len(chosen[0]) < len(styles):
+    while not given and len(counts) > 1 and len(chosen[0]) < counts[-1]:
         counts, chosen = counts[1:], chosen[1:]
-    if len(counts) < 2:
-        raise InputError(
-            f"{dataset.root}: its training part has {len(pairs)} triplets of {len(styles)} styles; "
-            "expected several styles, each paired with several contents."
-        )
     budget = len(chosen[0])
+    if len(counts) < 2 or not counts[-1] <= min(budget, len(styles)):
+        raise InputError(
+            f"the training part of {dataset!r} has {len(pairs)} triplets of {len(styles)} styles, "
+            f"{budget} of its first {counts[0]}; expected several numbers of styles, the fewest of "
+            "them with a triplet for each of the most."
+        )
     variants = []
     for count, of_styles in zip(counts, chosen, strict=True):
         rows = np.random.default_rng(0).permutation(of_styles)
@@ -130,40 +156,46 @@ def plan_styles(dataset: TripletDataset, train: Int[np.ndarray, " p"]) -> Plan:
     return Plan(question, "distinct styles", variants)
 
 
-def plan_size(dataset: TripletDataset, train: Int[np.ndarray, " p"]) -> Plan:
-    """The mini student, and students of half and twice its widths."""
+def plan_size(
+    dataset: TripletDataset, train: Int[np.ndarray, " p"], points: Sequence[float | int] = ()
+) -> Plan:
+    """The mini student, and students with multiples of its widths, by default half and twice."""
     mini = STTRConfig.mini()
+    # What heads, the position encoding and the tail's halvings divide.
+    unit = math.lcm(4, mini.num_heads, mini.content_stride)
     variants = []
-    for factor, name in ((0.5, "half"), (1, "mini"), (2, "double")):
-        widths = tuple(round(factor * w) for w in mini.content_widths)
+    for factor in sorted(points or (0.5, 1, 2)):
+        widths = tuple(max(1, round(factor * w)) for w in mini.content_widths)
         fields = {
             "content_widths": widths,
             "style_widths": widths,
-            "hidden_dim": round(factor * mini.hidden_dim),
-            "mlp_dim": round(factor * mini.mlp_dim),
-            "tail_dim": round(factor * mini.tail_dim),
+            "hidden_dim": unit * max(1, round(factor * mini.hidden_dim / unit)),
+            "mlp_dim": max(1, round(factor * mini.mlp_dim)),
+            "tail_dim": unit * max(1, round(factor * mini.tail_dim / unit)),
         }
         flags = []
-        for field, value in fields.items():
+        for field, value in fields.items() if factor != 1 else ():
             values = value if isinstance(value, tuple) else (value,)
             flags += [f"--model.{field.replace('_', '-')}", *map(str, values)]
         millions = count_parameters(replace(mini, **fields)) / 1e6
-        variants.append(Variant(name, millions, tuple(flags)))
+        variants.append(Variant(f"{factor:g} x mini", millions, flags=tuple(flags)))
     return Plan("How large must a student be?", "million parameters", variants)
 
 
-def plan_gram(dataset: TripletDataset, train: Int[np.ndarray, " p"]) -> Plan:
+def plan_gram(
+    dataset: TripletDataset, train: Int[np.ndarray, " p"], points: Sequence[float | int] = ()
+) -> Plan:
     """L2 with both reductions of the Gram term, beside L1."""
     variants = [
-        Variant("L1", 0.0, ("--loss", "L1")),
-        Variant("L2, mean", 1.0, ("--loss", "L2", "--gram-reduction", "mean")),
-        Variant("L2, sum", 2.0, ("--loss", "L2", "--gram-reduction", "sum")),
+        Variant("L1", 0.0),
+        Variant("L2, mean", 1.0, "L2", ("--gram-reduction", "mean")),
+        Variant("L2, sum", 2.0, "L2"),
     ]
     question = "What does the reduction of the Gram term change?"
     return Plan(question, "loss and reduction", variants, logarithmic=False)
 
 
-PLANS: dict[Study, Callable[[TripletDataset, np.ndarray], Plan]] = {
+PLANS: dict[Study, Callable[..., Plan]] = {
     "triplets": plan_triplets,
     "styles": plan_styles,
     "size": plan_size,
@@ -185,57 +217,42 @@ def ablate(config: AblationConfig) -> None:
     """
     enable_compilation_cache()
     dataset = TripletDataset(config.data)
-    fraction = 0.0 if config.validation else config.held_out_fraction
-    split = split_triplets(dataset, fraction)
-    plan = PLANS[config.study](dataset, split.train)
-    # Every variant is validated on the same triplets: a dataset of their own.
-    source, rows = dataset, split.held_out
-    if config.validation:
-        source = TripletDataset(config.validation)
-        rows = np.arange(len(source))
-    held_out = subset(source, spread(rows, config.max_pairs), config.out / "held_out")
+    split = split_triplets(dataset, 0.0 if config.validation else config.held_out_fraction)
+    plan = PLANS[config.study](dataset, split.train, config.points)
+    validation = config.validation
+    if validation is None:
+        validation = config.out / "held-out"
+        subset(dataset, spread(split.held_out, config.max_pairs), validation)
+    held_out = TripletDataset(validation)
+    examples = ExampleSet([(held_out, spread(np.arange(len(held_out)), config.max_pairs))])
     runs = {}
     for variant in plan.variants:
-        rows = [int(row) for row in split.train] if variant.rows is None else variant.rows
-        name = "all" if variant.rows is None else f"{config.study}-{variant.label}"
-        data = subset(dataset, rows, config.out / f"data-{name}")
-        runs[variant.label] = [_run(config, variant, data, held_out, s) for s in config.seeds]
-    for column in zip(*runs.values(), strict=True):
-        for run in column:
-            run.ensure()
+        rows = split.train if variant.rows is None else np.array(variant.rows)
+        data = config.data
+        if len(rows) < len(dataset):
+            name = "train" if variant.rows is None else f"{config.study}-{len(rows)}-{variant.x:g}"
+            data = config.out / f"data-{name}"
+            subset(dataset, [int(row) for row in rows], data)
+        runs[variant.label] = [
+            TrainingRun(
+                *(config.out, data, validation, variant.loss, seed, config.steps),
+                flags=(*variant.flags, *shlex.split(config.flags)),
+            )
+            for seed in config.seeds
+        ]
+    # All variants of a seed before the next seed: a curve stands as early as can be.
+    ensure_all(run for column in zip(*runs.values(), strict=True) for run in column)
     judge = Judge(structure=False)
-    examples = [(held_out, range(len(held_out)))]
-    sets = {"held out": lambda: triplet_examples(examples)}
-    key = f"{config.data} {config.validation} {config.max_pairs}"
     figures = {
-        label: [judged(run, judge, sets, key)["held out"] for run in of_variant]
+        label: [judged(run, judge, examples) for run in of_variant]
         for label, of_variant in runs.items()
     }
     config.report.mkdir(parents=True, exist_ok=True)
     write_text(config.report / f"{config.study}.json", json.dumps(figures, indent=2))
     draw_curve(plan, figures, config.report / f"{config.study}.png")
-    text = report_text(config, plan, figures, len(held_out))
+    text = report_text(config, plan, figures, len(examples))
     write_text(config.report / f"{config.study}.md", text)
     print(text)
-
-
-def _run(
-    config: AblationConfig,
-    variant: Variant,
-    data: TripletDataset,
-    held_out: TripletDataset,
-    seed: int,
-) -> TrainingRun:
-    label = variant.label.replace(", ", "-")
-    flags = (
-        *("--data", str(data.root), "--validation", str(held_out.root), "--seed", str(seed)),
-        *("--warmup-steps", str(min(500, config.steps // 10))),
-        *("--checkpoint-every", str(max(1, config.steps // 2))),
-        *variant.flags,
-        *shlex.split(config.flags),
-    )
-    workdir = config.out / f"{config.study}-{label}-seed{seed}"
-    return TrainingRun(workdir, "mini", flags, config.steps)
 
 
 def subset(dataset: TripletDataset, rows: Sequence[int], root: Path) -> TripletDataset:
@@ -321,14 +338,17 @@ def report_text(
         lines.append(f"| {variant.label} | {' | '.join(cells)} |")
     words = ["--study", config.study, "--data", str(config.data), "--steps", str(config.steps)]
     words += ["--seeds", *map(str, config.seeds)]
+    if config.points:
+        words += ["--points", *(f"{point:g}" for point in config.points)]
     if config.validation:
         words += ["--validation", str(config.validation)]
     if config.flags:
-        words += ["--flags", config.flags]
+        words.append(f"--flags={config.flags}")
     lines += [
         "",
         f"Mean over {held_out} triplets whose content and style no training saw, ± standard "
-        f"deviation over the seeds; {config.steps} steps each. Machine: {machine()}.",
+        f"deviation over {len(config.seeds)} seeds; {config.steps} steps each of the training's "
+        f"preset `mini`. Machine: {machine()}.",
         "",
         "```",
         f"python scripts/ablations.py {shlex.join(words)}",

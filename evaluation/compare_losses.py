@@ -1,39 +1,35 @@
 """The study's experiment: L1, L2 and L3 from the same start, on the same triplets and seeds."""
 
+import hashlib
 import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from evaluation.baselines import BASELINES
-from evaluation.evaluate import held_out_triplets, triplet_examples
+from evaluation.evaluate import held_out_triplets
 from evaluation.gold_set import GoldSet
 from evaluation.measures import MEASURES, Judge, on_pictures
-from evaluation.report import cell, heading, write_text
-from evaluation.runs import TrainingRun, ensure_dump
-from evaluation.study import ExampleSets, judged, machine, mean_and_spread
+from evaluation.report import cell, heading, write_figure, write_text
+from evaluation.runs import TrainingRun, ensure_all, ensure_dump
+from evaluation.study import MEASURED, ExampleSet, judged, kept, machine, mean_and_spread
 from student_jax.compilation import enable_compilation_cache
 from student_jax.pretrained import open_student
 from student_jax.stylise import Stylist
 from triplets import (
     InputError,
     TripletDataset,
-    contact_sheet,
     float_from_uint8,
     uint8_from_float,
-    write_image,
 )
 
 LOSSES = ("L1", "L2", "L3")
 HELD_OUT, GOLD = "held-out triplets", "gold set"
-SHOWN = (
-    *("mse", "psnr", "ssim", "lpips", "content_lpips", "style_gram", "style_histogram"),
-    *("brightness", "saturation", "sharpness"),
-)
 
 
 @dataclass(frozen=True)
@@ -71,8 +67,8 @@ class CompareConfig:
     """Triplet dataset of scripts/dump_teacher.py to train on."""
     validation: Path | None = None
     """Triplet dataset to measure on; by default the training holds a part of its data out."""
-    out: Path = Path("runs/losses")
-    """Folder of the runs; the same command continues what was interrupted."""
+    out: Path = Path("runs/studies")
+    """Folder of the runs, which studies share; the same command continues what was interrupted."""
     report: Path = Path("docs/experiments")
     """Folder for losses.md, losses.json and losses_gold.jpg."""
     preset: Literal["mini", "reference"] = "mini"
@@ -84,7 +80,7 @@ class CompareConfig:
     steps: int = 2000
     """Of each run. 9 runs of 2000 steps of the mini student take about a night on two cores."""
     flags: str = ""
-    """Further flags of scripts/train_flax.py for all runs, such as "--batch-size 16"."""
+    """Further flags of scripts/train_flax.py for all runs: --flags="--batch-size 16"."""
     gold: Path | None = None
     """Triplet dataset of the gold set's pairs; by default the teacher of --data stylises them."""
     own_gold: Path | None = None
@@ -103,16 +99,10 @@ class CompareConfig:
     def run(self, loss: str, seed: int) -> TrainingRun:
         """The training with one loss and seed."""
         start = () if self.init_from is None else ("--init-from", self.init_from)
-        if self.validation is not None:
-            start += ("--validation", str(self.validation))
-        flags = (
-            *("--data", str(self.data), "--loss", loss, "--seed", str(seed)),
-            *("--warmup-steps", str(min(500, self.steps // 10))),
-            *("--checkpoint-every", str(max(1, self.steps // 4))),
-            *start,
-            *shlex.split(self.flags),
+        return TrainingRun(
+            *(self.out, self.data, self.validation, loss, seed, self.steps, self.preset),
+            flags=(*start, *shlex.split(self.flags)),
         )
-        return TrainingRun(self.out / f"{loss}-seed{seed}", self.preset, flags, self.steps)
 
 
 def compare_losses(config: CompareConfig) -> None:
@@ -126,23 +116,27 @@ def compare_losses(config: CompareConfig) -> None:
     gold_dataset = TripletDataset(config.gold or stylise_gold_set(config, gold))
     runs = {loss: [config.run(loss, seed) for seed in config.seeds] for loss in LOSSES}
     # All losses of a seed before the next seed: a comparison stands as early as can be.
-    for column in zip(*runs.values(), strict=True):
-        for run in column:
-            run.ensure()
+    ensure_all(run for column in zip(*runs.values(), strict=True) for run in column)
 
-    held_out = held_out_triplets(runs["L1"][0].workdir, config.max_pairs)
-    everything = [(gold_dataset, range(len(gold_dataset)))]
-    sets: ExampleSets = {
-        HELD_OUT: lambda: triplet_examples(held_out),
-        GOLD: lambda: triplet_examples(everything),
+    sets = {
+        HELD_OUT: ExampleSet(held_out_triplets(runs["L1"][0].workdir, config.max_pairs)),
+        GOLD: ExampleSet([(gold_dataset, range(len(gold_dataset)))]),
     }
     judge = Judge(structure=False)
-    key = f"{config.data} {config.validation} {config.max_pairs} {gold.sha256} {len(gold_dataset)}"
     by_seed = {
-        loss: [judged(run, judge, sets, key) for run in of_loss] for loss, of_loss in runs.items()
+        loss: [{name: judged(run, judge, of) for name, of in sets.items()} for run in of_loss]
+        for loss, of_loss in runs.items()
     }
-    baselines = {name: on_pictures(function) for name, function in BASELINES.items()}
-    others = {name: judge.of_methods(baselines, sets[name]()).measures for name in sets}
+    methods = {name: on_pictures(function) for name, function in BASELINES.items()}
+
+    def take_baselines(of: ExampleSet) -> dict[str, dict[str, float]]:
+        print(f"measuring teacher and baselines on {len(of)} pictures", flush=True)
+        return judge.of_methods(methods, of.examples(), only=MEASURED).measures
+
+    others = {
+        name: kept(config.out / f"baselines-{of.key}.json", partial(take_baselines, of))
+        for name, of in sets.items()
+    }
     write_report(config, gold, gold_dataset, by_seed, others)
 
 
@@ -161,7 +155,8 @@ def stylise_gold_set(config: CompareConfig, gold: GoldSet) -> Path:
             f"{config.data} does not say which teacher made it ({error} is missing): stylise the "
             "gold set with it and give the result with --gold."
         ) from error
-    folder = config.out / f"gold-{gold.sha256[:8]}"
+    of = json.dumps([gold.sha256, manifest["settings"]], sort_keys=True)
+    folder = config.out / f"gold-{hashlib.sha256(of.encode()).hexdigest()[:12]}"
     gold.write(folder)
     flags = [
         *("--content", str(folder / "content"), "--style", str(folder / "style")),
@@ -197,8 +192,8 @@ def write_report(
         content, style = (float_from_uint8(image) for image in triplet[:2])
         rows.append([*triplet[:3], *(uint8_from_float(s(content, style)) for s in stylists)])
     config.report.mkdir(parents=True, exist_ok=True)
-    sheet = contact_sheet(rows, ("content", "style", "teacher", *LOSSES))
-    write_image(config.report / "losses_gold.jpg", sheet)
+    captions = ("content", "style", "teacher", *LOSSES)
+    write_figure(config.report / "losses_gold.jpg", rows, captions)
     text = report_text(config, gold, trained_on(config.data, gold_dataset), by_seed, others)
     write_text(config.report / "losses.md", text)
     figures = {"gold_set": gold.sha256, "steps": config.steps, "seeds": config.seeds}
@@ -275,17 +270,17 @@ def table(
 ) -> str:
     """Losses, teacher and baselines down, measures across, with the spread over the seeds."""
     lines = [
-        f"| | {' | '.join(map(heading, SHOWN))} |",
-        f"| --- |{' ---: |' * len(SHOWN)}",
+        f"| | {' | '.join(map(heading, MEASURED))} |",
+        f"| --- |{' ---: |' * len(MEASURED)}",
     ]
     for loss, runs in by_seed.items():
         cells = []
-        for measure in SHOWN:
+        for measure in MEASURED:
             mean, deviation = mean_and_spread([run[name][measure] for run in runs])
             cells.append(f"{cell(measure, mean)} ± {cell(measure, deviation)}")
         lines.append(f"| **{loss}** | {' | '.join(cells)} |")
     for method, values in others[name].items():
-        lines.append(f"| {method} | {' | '.join(cell(m, values.get(m)) for m in SHOWN)} |")
+        lines.append(f"| {method} | {' | '.join(cell(m, values.get(m)) for m in MEASURED)} |")
     return "\n".join(lines)
 
 
@@ -360,9 +355,14 @@ def _sharpness(
 def _command(config: CompareConfig) -> str:
     default = CompareConfig(config.data)
     words = ["--data", str(config.data)]
-    for name in ("validation", "preset", "init_from", "seeds", "steps", "flags", "max_pairs"):
+    for name in (
+        *("validation", "preset", "init_from", "seeds", "steps", "gold", "own_gold", "teacher"),
+        "max_pairs",
+    ):
         value = getattr(config, name)
         if value != getattr(default, name):
             values = value if isinstance(value, tuple) else (value,)
             words += [f"--{name.replace('_', '-')}", *map(str, values)]
+    if config.flags:
+        words.append(f"--flags={config.flags}")  # without "=" its dashes would be taken for flags
     return shlex.join(words)

@@ -18,6 +18,8 @@ CARDS_GB = (2, 4, 6, 8, 10, 12, 16, 24, 32, 48, 80)
 """Memory of common GPUs."""
 CONTEXT_BYTES = 0.5e9
 """What a GPU's driver and libraries take beside the program, about."""
+UNET = ("unet-float32", "unet-bfloat16")
+"""Measures of one evaluation of a teacher's UNet."""
 TITLES = {
     ("teacher", "mini"): "mini teacher",
     ("teacher", "sd15"): "Stable Diffusion 1.5 (teacher)",
@@ -40,9 +42,9 @@ class CostConfig:
     """Sides of the square pictures in pixels."""
     steps: int = 50
     """DDIM steps of the teachers."""
-    run: tuple[str, ...] = ("mini", "sd15", "reference")
-    """Models to run; of the others only parameters and arithmetic are counted. Stable Diffusion
-    takes minutes per size on a CPU."""
+    run: tuple[str, ...] = ("mini", "reference")
+    """Models to run; the others are counted, and of their teachers one evaluation of the UNet is
+    run. A whole picture by Stable Diffusion takes a CPU half an hour: add sd15 on a GPU."""
     device: str | None = None
     """Of the teachers: "cuda", "mps" or "cpu"; by default the best that is there."""
     fresh: bool = False
@@ -76,21 +78,31 @@ def measure_costs(config: CostConfig) -> None:
     ]
     for case in cases:
         measures = costs.setdefault(case.key, {})
-        for what in ("count", "run"):
-            fresh = f"{what} {config.steps}" not in measures
-            if fresh and (what == "count" or case.model in config.run):
+        whats = ["count"]
+        if case.model in config.run:
+            whats.append("run")
+        elif case.role == "teacher" and case.size == max(config.sizes):
+            whats += UNET
+        for what in whats:
+            if _name(what, config) not in measures:
                 print(f"{what}: {case.key} px", flush=True)
-                measures[f"{what} {config.steps}"] = _measure(case, what, config)
+                busy = os.getloadavg()[0]
+                measures[_name(what, config)] = _measure(case, what, config) | {"busy": busy}
                 write_text(path, json.dumps({"machine": machine(), "costs": costs}, indent=2))
     text = report_text(config, cases, costs)
     write_text(config.out / "cost.md", text)
     print(text)
 
 
+def _name(what: str, config: CostConfig) -> str:
+    """Under which a measure stands in cost.json."""
+    return what if what in UNET else f"{what} {config.steps}"
+
+
 def _measure(case: Case, what: str, config: CostConfig) -> dict:
     """In the model's own world, and in a process of its own, whose peak memory is its alone."""
     if case.role == "teacher":
-        device = [config.device] if config.device and what == "run" else []
+        device = [config.device] if config.device and what != "count" else []
         words = ["teacher_torch.cost", case.model, str(case.size), str(config.steps), what, *device]
     else:
         words = ["student_jax.cost", case.model, str(case.size), what]
@@ -129,65 +141,97 @@ def report_text(config: CostConfig, cases: Sequence[Case], costs: dict[str, dict
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for case in cases:
-        counted, ran = (costs[case.key].get(f"{what} {config.steps}") for what in ("count", "run"))
+        counted, ran = (costs[case.key].get(_name(what, config)) for what in ("count", "run"))
         millions = counted["parameters"] / 1e6
         cells = [f"{millions:.1f}", f"{2 * millions:.0f}", f"{counted['flops'] / 1e9:,.0f}"]
-        if ran:
-            cells += [f"{ran['seconds']:.2f}", f"{ran['peak_bytes'] / 1e9:.2f}"]
-            cells.append(smallest_card(ran["peak_bytes"]))
-        else:
-            cells += ["–"] * 3
-        title = TITLES.get((case.role, case.model), f"{Path(case.model).name} ({case.role})")
-        lines.append(f"| {title} | {case.size} | {' | '.join(cells)} |")
+        cells += _time_and_memory(ran) if ran else ["–"] * 3
+        lines.append(f"| {_title(case)} | {case.size} | {' | '.join(cells)} |")
+    lines += unet_table(config, cases, costs)
     lines += ["", *comparisons(config, costs), "", *remarks(config, cases, costs)]
     return "\n".join(lines)
 
 
-def comparisons(config: CostConfig, costs: dict[str, dict]) -> list[str]:
-    """How many times lighter each student is than each teacher, at the largest size."""
-    size = max(config.sizes)
+def unet_table(config: CostConfig, cases: Sequence[Case], costs: dict[str, dict]) -> list[str]:
+    """One evaluation of the UNet, and what follows for a picture, where no picture was run."""
     lines = []
+    for case in cases:
+        for what in UNET:
+            if ran := costs[case.key].get(what):
+                evaluations = costs[case.key][_name("count", config)]["flops"] / ran["flops"]
+                lines.append(
+                    f"| {_title(case)} | {case.size} | {ran['dtype']} | {ran['flops'] / 1e9:,.0f} "
+                    f"| {' | '.join(_time_and_memory(ran))} | "
+                    f"{evaluations * ran['seconds'] / 60:,.0f} |"
+                )
+    if not lines:
+        return []
+    return [
+        "",
+        "One evaluation of the UNet alone, of teachers that were not run, with the minutes that "
+        "all the arithmetic of a picture would take at the same rate:",
+        "",
+        "| UNet of | size (px) | dtype | GFLOP | seconds | peak memory (GB) | smallest GPU | "
+        "minutes per picture, about |",
+        "| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: |",
+        *lines,
+    ]
+
+
+def _title(case: Case) -> str:
+    return TITLES.get((case.role, case.model), f"{Path(case.model).name} ({case.role})")
+
+
+def _time_and_memory(ran: dict) -> list[str]:
+    peak = ran["peak_bytes"]
+    return [f"{ran['seconds']:.2f}", f"{peak / 1e9:.2f}", smallest_card(peak)]
+
+
+def comparisons(config: CostConfig, costs: dict[str, dict]) -> list[str]:
+    """How many times more each teacher takes than each student, at the largest size."""
+    size = max(config.sizes)
+    columns = (
+        ("count", "parameters", "parameters"),
+        ("count", "flops", "arithmetic"),
+        ("run", "seconds", "time"),
+        ("run", "peak_bytes", "memory"),
+    )
+    lines = [
+        f"How many times as much the teacher takes at {size} px:",
+        "",
+        f"| teacher / student | {' | '.join(name for *_, name in columns)} |",
+        f"| --- |{' ---: |' * len(columns)}",
+    ]
     for teacher in config.teachers:
         for student in config.students:
-            large, small = (
-                costs[Case(role, model, size).key]
-                for role, model in (("teacher", teacher), ("student", student))
-            )
-            parts = []
-            for what, field, name in (
-                ("count", "parameters", "parameters"),
-                ("count", "flops", "arithmetic"),
-                ("run", "seconds", "time"),
-                ("run", "peak_bytes", "memory"),
-            ):
-                key = f"{what} {config.steps}"
-                if key in large and key in small:
-                    parts.append(f"{large[key][field] / small[key][field]:,.3g} times in {name}")
-            names = [
-                TITLES.get((role, model), Path(model).name)
-                for role, model in (("student", student), ("teacher", teacher))
-            ]
-            lines.append(f"- {names[0]} against {names[1]} at {size} px: {', '.join(parts)}.")
-    return ["The student is lighter by:", "", *lines]
+            pair = [Case(*of, size) for of in (("teacher", teacher), ("student", student))]
+            cells = []
+            for what, field, _ in columns:
+                large, small = (costs[case.key].get(_name(what, config)) for case in pair)
+                ratio = large[field] / small[field] if large and small else None
+                cells.append("–" if ratio is None else f"{ratio:,.{0 if ratio >= 20 else 1}f}")
+            lines.append(f"| {' / '.join(map(_title, pair))} | {' | '.join(cells)} |")
+    return lines
 
 
 def remarks(config: CostConfig, cases: Sequence[Case], costs: dict[str, dict]) -> list[str]:
     """How the figures were taken."""
-    devices = {
-        f"{case.role}s on {ran['device']} in {ran['dtype']}"
+    runs = [
+        (case, measures)
         for case in cases
-        if (ran := costs[case.key].get(f"run {config.steps}"))
-    }
+        for what, measures in costs[case.key].items()
+        if what == _name("run", config) or what in UNET
+    ]
     lines = [
         f"A teacher's picture is one content and one style, both inverted in "
         f"{config.steps} steps, and the sampling, by the paper's settings. A dump of many pairs "
         "shares the inversions: in tiles of 8 x 8 and 50 steps a pair takes 74 evaluations of the "
         "UNet in place of 247. Its parameters are those of the UNet and the "
         "autoencoder: the text encoder is used once, for the empty text. One GFLOP is 10^9 "
-        "operations, two for a multiply-add. Costs do not depend on the values of the weights, so "
-        "they may be untrained.",
+        "operations of matrix products and convolutions, two for a multiply-add. Costs do not "
+        "depend on the values of the weights, so they may be untrained.",
     ]
-    if devices:
+    if runs:
+        devices = {f"{case.role}s on {ran['device']} in {ran['dtype']}" for case, ran in runs}
         lines += [
             "",
             f"Run: {'; '.join(sorted(devices))}. A teacher's seconds are those of 2 and 4 steps, "
@@ -195,5 +239,12 @@ def remarks(config: CostConfig, cases: Sequence[Case], costs: dict[str, dict]) -
             "of the process elsewhere; the student's is what its compiled program holds. The "
             f"smallest GPU leaves {CONTEXT_BYTES / 1e9} GB for the driver; measured on a CPU it is "
             "an estimate.",
+        ]
+    busy = max((ran["busy"] for _, ran in runs), default=0)
+    if busy > 0.5:
+        lines += [
+            "",
+            f"Other programs kept up to {busy:.1f} cores busy meanwhile (load average before each "
+            "measure): the seconds are too long, most of all where they are long.",
         ]
     return lines

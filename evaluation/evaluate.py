@@ -15,13 +15,12 @@ from evaluation.measures import Example, Judge, Judgement, Method, Picture, on_p
 from evaluation.report import html_page, json_text, markdown_table, notes, write_text
 from student_jax.checkpoint import load_config
 from student_jax.compilation import enable_compilation_cache
-from student_jax.data import split_triplets
+from student_jax.data import Triplets, open_triplets, split_triplets
 from student_jax.pretrained import open_student
 from student_jax.stylise import Stylist
 from triplets import (
     ImageFolder,
     InputError,
-    TripletDataset,
     contact_sheet,
     crop_and_resize,
     float_from_uint8,
@@ -52,8 +51,8 @@ class EvaluateConfig:
     results: Path | None = None
     """Folder of stylised pictures named CONTENT--STYLE, as scripts/stylize.py writes them, or
     CONTENT_stylized_STYLE, as StyleID's authors do."""
-    data: Path | None = None
-    """Triplet dataset: also the fidelity to its teacher is measured."""
+    data: str | None = None
+    """Triplets, a folder or tfds:NAME:SPLIT: also the fidelity to their teacher is measured."""
     gold: bool = False
     """Use the gold set: fixed pairs of the sample pictures."""
     own_gold: Path | None = None
@@ -190,7 +189,7 @@ def choose_examples(config: EvaluateConfig) -> ExampleSet:
     if config.checkpoint is None and config.results is None and config.data is None:
         raise InputError("nothing to measure: give --checkpoint, --results or --data.")
     if config.data is not None:
-        dataset = TripletDataset(config.data)
+        dataset = open_triplets(config.data)
         indices = spread(np.arange(len(dataset)), config.max_pairs)
         return ExampleSet("triplets", triplet_examples([(dataset, indices)]), len(indices))
     if given["--gold"]:
@@ -219,7 +218,7 @@ def choose_examples(config: EvaluateConfig) -> ExampleSet:
     return ExampleSet("held-out triplets", triplet_examples(held_out), count)
 
 
-def held_out_triplets(workdir: Path, max_pairs: int) -> list[tuple[TripletDataset, Sequence[int]]]:
+def held_out_triplets(workdir: Path, max_pairs: int) -> list[tuple[Triplets, Sequence[int]]]:
     """The datasets that a training run validated on, and which of their triplets it held out.
 
     Raises:
@@ -232,10 +231,10 @@ def held_out_triplets(workdir: Path, max_pairs: int) -> list[tuple[TripletDatase
         )
     run = load_config(workdir)
     if run["validation"]:
-        dataset = TripletDataset(run["validation"])
+        dataset = open_triplets(run["validation"])
         return [(dataset, spread(np.arange(len(dataset)), max_pairs))]
     names = run["data"] if isinstance(run["data"], list) else [run["data"]]
-    datasets = [TripletDataset(name) for name in names]
+    datasets = [open_triplets(name) for name in names]
     each = -(-max_pairs // len(datasets))
     return [
         (dataset, spread(split_triplets(dataset, run["held_out_fraction"]).held_out, each))
@@ -251,7 +250,7 @@ def spread(indices: np.ndarray, count: int) -> Sequence[int]:
 
 
 def triplet_examples(
-    chosen: Sequence[tuple[TripletDataset, Sequence[int]]],
+    chosen: Sequence[tuple[Triplets, Sequence[int]]],
 ) -> Iterator[Example]:
     """Triplets of some datasets, one at a time."""
     for dataset, indices in chosen:
@@ -288,7 +287,7 @@ def _student_method(
     return stylise
 
 
-def _results_method(folder: Path, data: Path | None, size: int) -> Method:
+def _results_method(folder: Path, data: str | None, size: int) -> Method:
     files = {_stem(name).replace("_stylized_", "--"): name for name in ImageFolder(folder).ids}
 
     def read(example: Example) -> Picture:

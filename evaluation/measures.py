@@ -1,7 +1,7 @@
 """Which measures there are, and taking them of stylised pictures."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -127,35 +127,39 @@ class Judge:
             for name in OF_SETS:
                 self.missing[name] = f"the art Inception's weights are missing: {ART_INCEPTION}"
 
-    def of_pair(self, result: Picture, example: Example) -> dict[str, float]:
-        """The measures of one stylised picture of the example's size."""
+    def of_pair(
+        self, result: Picture, example: Example, only: Collection[str] = MEASURES
+    ) -> dict[str, float]:
+        """The measures of one stylised picture of the example's size, or those named by `only`."""
         content, style, teacher = example.content, example.style, example.teacher
-        values = {}
+        takers: dict[str, Callable[[], float]] = {}
         if teacher is not None:
-            values |= {
-                "mse": mean_squared_error(result, teacher),
-                "psnr": psnr(result, teacher),
-                "ssim": ssim(result, teacher),
-                "lpips": self._lpips(result, teacher),
+            takers |= {
+                "mse": lambda: mean_squared_error(result, teacher),
+                "psnr": lambda: psnr(result, teacher),
+                "ssim": lambda: ssim(result, teacher),
+                "lpips": lambda: self._lpips(result, teacher),
             }
-        values["content_lpips"] = self._lpips(result, content)
+        takers["content_lpips"] = lambda: self._lpips(result, content)
         if self._cfsd:
             name, distance = self._cfsd
-            values[name] = distance(result, content)
-        return values | {
-            "style_gram": self._gram(result, style),
-            "style_histogram": histogram_distance(result, style),
-            "histogram_loss": histogram_loss(result, style),
-            "brightness": brightness(result),
-            "saturation": saturation(result),
-            "sharpness": sharpness(result),
+            takers[name] = lambda: distance(result, content)
+        takers |= {
+            "style_gram": lambda: self._gram(result, style),
+            "style_histogram": lambda: histogram_distance(result, style),
+            "histogram_loss": lambda: histogram_loss(result, style),
+            "brightness": lambda: brightness(result),
+            "saturation": lambda: saturation(result),
+            "sharpness": lambda: sharpness(result),
         }
+        return {name: take() for name, take in takers.items() if name in only}
 
     def of_methods(
         self,
         methods: dict[str, Method],
         examples: Iterable[Example],
         *,
+        only: Collection[str] = MEASURES,
         seen: Callable[[Example, dict[str, Picture]], None] = lambda example, results: None,
     ) -> Judgement:
         """Measures of each method, and of the teacher itself where there is one.
@@ -164,6 +168,7 @@ class Judge:
             methods: by name, functions of an example; `on_pictures` makes one of a function of
                 content and style.
             examples: gone through once, so they may be read or computed one at a time.
+            only: names of the measures to take of each picture.
             seen: called with every example and its results by method, such as to draw them.
 
         """
@@ -176,7 +181,7 @@ class Judge:
             seen(example, results)
             shown = results if example.teacher is None else {"teacher": example.teacher} | results
             for name, result in shown.items():
-                for measure, value in self.of_pair(result, example).items():
+                for measure, value in self.of_pair(result, example, only).items():
                     values[name][measure].append(value)
                 if self._inception:
                     features[name].append(self._inception(result[None])[0])

@@ -1,5 +1,6 @@
 """Measures by networks: LPIPS, Gram distance, and the content distance of StyleID's protocol."""
 
+import hashlib
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from triplets import InputError
 
 CFSD_LAYER = "relu3_1"
 CFSD_ROWS = 64  # positions whose similarities are held at once: few, to stay in a CPU's cache
+STYLES_KEPT = 128  # of which the Gram matrices are kept, 1.4 MB each
 
 
 class LPIPS:
@@ -83,13 +85,24 @@ class GramDistance:
             return jax.tree.map(gram_matrix, nnx.merge(graphdef, state)(image[None]))
 
         self._grams = jax.jit(grams)
+        self._of_style: dict[bytes, dict[str, Array]] = {}
 
     def __call__(
         self, image: Float[np.ndarray, "h w 3"], style: Float[np.ndarray, "h2 w2 3"]
     ) -> float:
-        own, target = (self._grams(self._state, x.astype(np.float32)) for x in (image, style))
+        own, target = self._grams(self._state, image.astype(np.float32)), self._target(style)
         norms = [jnp.linalg.norm(own[k] - target[k]) / jnp.linalg.norm(target[k]) for k in own]
         return float(np.mean(norms))
+
+    def _target(self, style: Float[np.ndarray, "h w 3"]) -> dict[str, Array]:
+        """Gram matrices of a style, computed once for all the results that it is compared with."""
+        pixels = np.ascontiguousarray(style, np.float32)
+        key = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()
+        if key not in self._of_style:
+            if len(self._of_style) == STYLES_KEPT:
+                del self._of_style[next(iter(self._of_style))]
+            self._of_style[key] = self._grams(self._state, pixels)
+        return self._of_style[key]
 
 
 class ContentStructureDistance:

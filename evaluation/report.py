@@ -14,7 +14,11 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from evaluation.measures import MEASURES, Judgement
+from triplets import contact_sheet, resize_shorter_side
 from triplets.atomic import atomic_write
+
+FIGURE_SIDE = 160
+"""Shorter side in pixels of the pictures in a figure."""
 
 _ARROWS = {"lower": "↓", "higher": "↑", "as the teacher": "≈"}
 _PAGE = """<!doctype html>
@@ -144,10 +148,23 @@ def _best(judgement: Judgement, measure: str) -> str | None:
 
 
 def _inline(image: UInt8[np.ndarray, "h w 3"]) -> str:
-    encoded = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(image)).save(encoded, "JPEG", quality=92)
-    data = base64.b64encode(encoded.getvalue()).decode("ascii")
+    data = base64.b64encode(_jpeg(image, quality=92)).decode("ascii")
     return f'<img alt="" src="data:image/jpeg;base64,{data}">'
+
+
+def _jpeg(image: UInt8[np.ndarray, "h w 3"], quality: int) -> bytes:
+    encoded = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(encoded, "JPEG", quality=quality)
+    return encoded.getvalue()
+
+
+def write_figure(
+    path: Path, rows: Sequence[Sequence[UInt8[np.ndarray, "h w 3"]]], captions: Sequence[str]
+) -> None:
+    """Rows of pictures as a JPEG that is light enough to stand in a page."""
+    small = [[resize_shorter_side(image, FIGURE_SIDE) for image in row] for row in rows]
+    with atomic_write(path) as file:
+        file.write(_jpeg(contact_sheet(small, captions), quality=85))
 
 
 def write_text(path: Path, text: str) -> None:

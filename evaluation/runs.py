@@ -1,13 +1,17 @@
 """Training runs and dumps of a study, each by its own command in its own process.
 
 A finished one is kept, an interrupted one continues: a study that was killed goes on with the same
-command.
+command. A run is found by its settings, so studies in one folder share the runs that they have in
+common.
 """
 
+import hashlib
+import json
 import shlex
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,12 +24,36 @@ SCRIPTS = Path(__file__).parents[1] / "scripts"
 class TrainingRun:
     """One training by scripts/train_flax.py."""
 
-    workdir: Path
-    preset: str
-    """"mini" or "reference"."""
-    flags: tuple[str, ...]
-    """Further flags, --steps left out."""
+    root: Path
+    """Folder of the runs of all studies."""
+    data: Path
+    """Triplets to train on."""
+    validation: Path | None
+    """Triplets to validate on; None: a part of `data`."""
+    loss: str
+    seed: int
     steps: int
+    preset: str = "mini"
+    """"mini" or "reference"."""
+    flags: tuple[str, ...] = ()
+    """Further flags."""
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """All that decides what is trained, as a command line."""
+        validation = () if self.validation is None else ("--validation", str(self.validation))
+        return (
+            *(self.preset, "--data", str(self.data), *validation, "--loss", self.loss),
+            *("--seed", str(self.seed), "--steps", str(self.steps)),
+            *("--warmup-steps", str(min(500, self.steps // 10))),
+            *("--checkpoint-every", str(max(1, self.steps // 2))),
+            *self.flags,
+        )
+
+    @property
+    def workdir(self) -> Path:
+        """Named by a hash of the settings."""
+        return self.root / hashlib.sha256(json.dumps(self.settings).encode()).hexdigest()[:12]
 
     @property
     def finished(self) -> bool:
@@ -39,12 +67,21 @@ class TrainingRun:
             InputError: the training failed; it has printed why.
         """
         if not self.finished:
-            call(
-                "train_flax.py",
-                self.preset,
-                *("--workdir", str(self.workdir), "--steps", str(self.steps), "--resume"),
-                *self.flags,
-            )
+            preset, *settings = self.settings
+            call("train_flax.py", preset, "--workdir", str(self.workdir), "--resume", *settings)
+
+
+def ensure_all(runs: Iterable[TrainingRun]) -> None:
+    """Finish some runs one after the other, and say how many are left.
+
+    Raises:
+        InputError: as `TrainingRun.ensure`.
+    """
+    runs = list(runs)
+    for number, run in enumerate(runs, start=1):
+        state = "kept" if run.finished else "training"
+        print(f"run {number} of {len(runs)}, {state}: {run.workdir}", flush=True)
+        run.ensure()
 
 
 def ensure_dump(out: Path, flags: Sequence[str]) -> TripletDataset:
@@ -69,8 +106,24 @@ def call(script: str, *flags: str) -> None:
 
     Raises:
         InputError: it ended with an error.
+        KeyboardInterrupt: SIGTERM arrived; the command got it too and has ended.
     """
     command = [sys.executable, str(SCRIPTS / script), *flags]
     print(f"$ python scripts/{script} {shlex.join(flags)}", flush=True)
-    if status := subprocess.run(command).returncode:
+    terminated = False
+    with subprocess.Popen(command) as process:
+
+        def terminate(*_):
+            nonlocal terminated
+            terminated = True
+            process.terminate()
+
+        previous = signal.signal(signal.SIGTERM, terminate)
+        try:
+            status = process.wait()
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+    if terminated:
+        raise KeyboardInterrupt
+    if status:
         raise InputError(f"scripts/{script} ended with status {status}; its message is above.")

@@ -1,46 +1,75 @@
 """What studies share: judging the student of a training run, and saying where it was done."""
 
+import hashlib
 import importlib.metadata
 import json
 import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from evaluation.measures import Example, Judge, on_pictures
+from evaluation.evaluate import triplet_examples
+from evaluation.measures import Example, Judge
 from evaluation.report import write_text
 from evaluation.runs import TrainingRun
+from student_jax.data import Triplets
 from student_jax.pretrained import open_student
 from student_jax.stylise import Stylist
 
 Measures = dict[str, float]
-ExampleSets = dict[str, Callable[[], Iterator[Example]]]
+MEASURED = (
+    *("mse", "psnr", "ssim", "lpips", "content_lpips", "style_gram", "style_histogram"),
+    *("brightness", "saturation", "sharpness"),
+)
+"""Measures that studies take."""
 
 
-def judged(run: TrainingRun, judge: Judge, sets: ExampleSets, key: str) -> dict[str, Measures]:
-    """Measures of the student at the end of a run on some sets of examples, by the set's name.
+@dataclass(frozen=True)
+class ExampleSet:
+    """Triplets to measure on."""
 
-    They are kept in judged.json of the run's workdir, and read from there while `key`, which says
-    what they were taken on, stays the same.
-    """
-    path = run.workdir / "judged.json"
-    if path.is_file():
-        stored = json.loads(path.read_text())
-        if (stored["key"], stored["steps"]) == (key, run.steps):
-            return stored["measures"]
-    # The last checkpoint, not the best: choosing by the error would favour losses that are errors.
-    stylist = Stylist(open_student(str(run.workdir), "latest"))
-    methods = {"student": on_pictures(stylist)}
-    print(f"measuring {run.workdir}", flush=True)
-    measures = {
-        name: judge.of_methods(methods, examples()).measures["student"]
-        for name, examples in sets.items()
-    }
-    write_text(path, json.dumps({"key": key, "steps": run.steps, "measures": measures}, indent=2))
-    return measures
+    chosen: Sequence[tuple[Triplets, Sequence[int]]]
+    """Datasets and indices."""
+
+    @property
+    def key(self) -> str:
+        """Differs from that of other triplets."""
+        text = repr([(repr(dataset), list(indices)) for dataset, indices in self.chosen])
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def __len__(self) -> int:
+        return sum(len(indices) for _, indices in self.chosen)
+
+    def examples(self) -> Iterator[Example]:
+        """One at a time."""
+        return triplet_examples(self.chosen)
+
+
+def kept(path: Path, take: Callable[[], dict]) -> dict:
+    """What `take` returns, from a JSON file where that holds it already."""
+    if not path.is_file():
+        write_text(path, json.dumps(take(), indent=2))
+    return json.loads(path.read_text())
+
+
+def judged(run: TrainingRun, judge: Judge, examples: ExampleSet) -> Measures:
+    """Means of the measures of the student at the end of a run; kept in its workdir."""
+
+    def take() -> Measures:
+        # The last checkpoint, not the best: choosing by the error favours losses that are errors.
+        stylist = Stylist(open_student(str(run.workdir), "latest"))
+        print(f"measuring {run.workdir} on {len(examples)} pictures", flush=True)
+        values = [
+            judge.of_pair(stylist(example.content, example.style), example, MEASURED)
+            for example in examples.examples()
+        ]
+        return {m: float(np.mean([of[m] for of in values])) for m in values[0]}
+
+    return kept(run.workdir / f"measures-{examples.key}.json", take)
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
@@ -51,11 +80,13 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
 def machine() -> str:
     """The machine and the versions, for a report."""
     device = jax.devices()[0]
-    kind = device.device_kind if device.platform != "cpu" else _processor()
+    processor = f"{_processor()}, {os.cpu_count()} CPU cores"
+    if device.platform != "cpu":
+        processor = f"{len(jax.devices())} x {device.device_kind}; {processor}"
     versions = ", ".join(
         f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax", "numpy")
     )
-    return f"{len(jax.devices())} x {kind}, {os.cpu_count()} CPU cores; {versions}"
+    return f"{processor}; {versions}"
 
 
 def _processor() -> str:

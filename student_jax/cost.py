@@ -16,7 +16,8 @@ import numpy as np
 from flax import nnx
 
 from student_jax.config import STTRConfig
-from student_jax.models import STTR, attention
+from student_jax.flops import count_flops
+from student_jax.models import STTR
 from student_jax.pretrained import open_student
 
 PRESETS = {"mini": STTRConfig.mini, "reference": STTRConfig.reference}
@@ -36,15 +37,13 @@ def program(model: STTR):
 
 
 def count(name: str, size: int) -> dict[str, int]:
-    """Parameters, and floating-point operations of one picture (2 for a multiply-add), by XLA."""
-    # Whole attention matrices: XLA counts the body of a loop once, however often it runs.
-    attention.CPU_SCORE_BYTES = attention.SCORE_BYTES = 2**62
+    """Parameters, and floating-point operations of one picture; see `count_flops`."""
     model = nnx.eval_shape(lambda: build(name))
     predict, state = program(model)
     image = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
-    cost = predict.lower(state, image, image).cost_analysis()
+    flops = count_flops(predict.trace(state, image, image).jaxpr)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
-    return {"parameters": parameters, "flops": int(cost["flops"])}
+    return {"parameters": parameters, "flops": flops}
 
 
 def run(name: str, size: int) -> dict[str, int | float | str]:

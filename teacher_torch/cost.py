@@ -1,9 +1,10 @@
 """What stylising one picture costs the teacher: parameters, arithmetic, time, memory.
 
-    python -m teacher_torch.cost MODEL SIZE STEPS count|run [DEVICE]
+    python -m teacher_torch.cost MODEL SIZE STEPS count|run|unet-float32|unet-bfloat16 [DEVICE]
 
 prints one line of JSON. MODEL is "mini", "sd15" or a folder in the layout of diffusers. Costs do
-not depend on the values of the weights, so the first two need none. scripts/cost.py calls this.
+not depend on the values of the weights, so the first two need none. "unet" is one evaluation of the
+UNet, for machines on which a picture takes too long. scripts/cost.py calls this.
 """
 
 import json
@@ -92,20 +93,58 @@ def run(model: str, size: int, steps: int, device: str) -> dict[str, int | float
     components = build_components(model, device, dtype)
     stylise_one(components, size, 2)  # the first call also sets things up
     seconds = [statistics.median(_timed(components, size, few) for _ in range(3)) for few in (2, 4)]
-    if device == "cuda":
-        peak = torch.cuda.max_memory_allocated()
-        name = torch.cuda.get_device_name()
-    else:
-        # Kilobytes on Linux.
-        peak = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-        name = f"{torch.get_num_threads()} CPU threads"
     per_step = (seconds[1] - seconds[0]) / 2
     return {
         "seconds": seconds[0] + (steps - 2) * per_step,
-        "peak_bytes": peak,
-        "device": name,
+        **_peak_and_device(device, before),
         "dtype": str(dtype).removeprefix("torch."),
     }
+
+
+def evaluate_unet(model: str, size: int, dtype: torch.dtype, device: str) -> dict:
+    """Operations, seconds (the median of three) and peak memory in bytes of one UNet evaluation.
+
+    For one picture of `size` pixels a side.
+    """
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    unet, vae, _, text = build_components(model, "meta", torch.float32)
+    side = size // 2 ** (len(vae.config.block_out_channels) - 1)
+    latents = torch.zeros(1, unet.config.in_channels, side, side, device="meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        unet(latents, 500, text)
+    # Zeros cost what other weights do, and take no time to draw.
+    if dtype == torch.bfloat16:
+        unet.bfloat16()
+    unet.to_empty(device=device)
+    for parameter in unet.parameters():
+        parameter.zero_()
+    latents, text = (torch.zeros_like(x, device=device, dtype=dtype) for x in (latents, text))
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        with torch.inference_mode():
+            unet(latents, 500, text)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return {
+        "flops": counter.get_total_flops(),
+        "seconds": statistics.median(seconds),
+        **_peak_and_device(device, before),
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+
+
+def _peak_and_device(device: str, before: int) -> dict[str, int | str]:
+    """Peak memory since the process had `before` kilobytes, and the device's name."""
+    if device == "cuda":
+        return {
+            "peak_bytes": torch.cuda.max_memory_allocated(),
+            "device": torch.cuda.get_device_name(),
+        }
+    # Kilobytes on Linux.
+    peak = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    return {"peak_bytes": peak, "device": f"{torch.get_num_threads()} CPU threads"}
 
 
 def _timed(components: Components, size: int, steps: int) -> float:
@@ -117,8 +156,13 @@ def _timed(components: Components, size: int, steps: int) -> float:
 
 
 if __name__ == "__main__":
-    model, size, steps, what, *device = sys.argv[1:]
+    model, size, steps, what, *given = sys.argv[1:]
+    device = given[0] if given else best_device()
     if what == "count":
-        print(json.dumps(count(model, int(size), int(steps))))
+        measures = count(model, int(size), int(steps))
+    elif what == "run":
+        measures = run(model, int(size), int(steps), device)
     else:
-        print(json.dumps(run(model, int(size), int(steps), *device or [best_device()])))
+        dtype = {"unet-float32": torch.float32, "unet-bfloat16": torch.bfloat16}[what]
+        measures = evaluate_unet(model, int(size), dtype, device)
+    print(json.dumps(measures))

@@ -44,6 +44,12 @@ def test_triplets_are_nested(dataset):
     assert [len(r) for r in rows] == [2, 4, 8, 16]
     assert all(small < large for small, large in itertools.pairwise(rows))
     assert rows[-1] == set(train)
+    given = plan_triplets(dataset, train, (5, 3)).variants
+    assert [variant.rows for variant in given] == [
+        tuple(rows) for rows in (given[1].rows[:3], given[1].rows)
+    ]
+    with pytest.raises(InputError, match="has 16 triplets to train on, not 17"):
+        plan_triplets(dataset, train, (4, 17))
 
 
 def test_styles_share_one_budget(dataset):
@@ -52,9 +58,12 @@ def test_styles_share_one_budget(dataset):
     for variant in plan.variants:
         assert len(set(dataset.pairs[list(variant.rows), 1])) == variant.x
     assert [variant.x for variant in plan.variants] == [1, 2, 4]
+    assert [variant.x for variant in plan_styles(dataset, np.arange(20), (3, 2)).variants] == [2, 3]
     diagonal = np.array([0, 5, 10, 15])  # each style once
-    with pytest.raises(InputError, match="expected several styles"):
+    with pytest.raises(InputError, match="expected several numbers of styles"):
         plan_styles(dataset, diagonal)
+    with pytest.raises(InputError, match="1 of its first 1"):
+        plan_styles(dataset, diagonal, (1, 2))
 
 
 @pytest.mark.slow  # shapes of three students, traced
@@ -66,6 +75,9 @@ def test_sizes_are_around_the_mini(dataset):
     assert half < mini < double
     # Weights of matrices grow with the square of the widths, biases linearly.
     assert 3.5 < double / mini < 4
+    quarter, almost = plan_size(dataset, np.arange(20), (0.99, 0.25)).variants
+    assert (quarter.label, almost.label) == ("0.25 x mini", "0.99 x mini")
+    assert almost.flags[-1] == str(STTRConfig.mini().tail_dim)  # what the tail can halve
 
 
 def test_a_subset_holds_its_triplets_alone(dataset, tmp_path):
@@ -96,5 +108,19 @@ def test_paragraph_and_curve_follow_from_the_figures(tmp_path, dump):
 
 def test_the_gram_study_is_beside_l1(dataset):
     flags = [variant.flags for variant in plan_gram(dataset, np.arange(20)).variants]
-    assert flags[0] == ("--loss", "L1")
-    assert {flag[-1] for flag in flags[1:]} == {"sum", "mean"}
+    assert flags == [(), ("--gram-reduction", "mean"), ()]  # "sum" is the default
+
+
+@pytest.mark.parametrize(
+    ("study", "points"),
+    [
+        ("triplets", (2.5,)),
+        ("styles", (0, 4)),
+        ("size", (-1.0,)),
+        ("triplets", (4, 4)),
+        ("gram", (1,)),
+    ],
+)
+def test_points_that_make_no_curve(study, points, dump):
+    with pytest.raises(ValueError, match="points are"):
+        AblationConfig(study, dump, points=points)

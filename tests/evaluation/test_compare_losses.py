@@ -1,13 +1,15 @@
 import json
+from pathlib import Path
 
 import pytest
+import tyro
 
 from evaluation import compare_losses as module
+from evaluation.ablations import subset
 from evaluation.compare_losses import (
     CLAIMS,
     GOLD,
     HELD_OUT,
-    SHOWN,
     CompareConfig,
     report_text,
     summary,
@@ -15,15 +17,18 @@ from evaluation.compare_losses import (
     verdicts,
 )
 from evaluation.gold_set import GoldSet
-from evaluation.runs import SCRIPTS, TrainingRun, call
-from triplets import InputError
+from evaluation.runs import SCRIPTS, TrainingRun, call, ensure_all
+from evaluation.study import MEASURED
+from student_jax.config import TrainConfig
+from student_jax.train import train
+from triplets import InputError, TripletDataset
 
 
 def figures(**changes):
     """Three seeds of one loss, equal but for what is said: measure=(seed 0, seed 1, seed 2)."""
     runs = []
     for seed in range(3):
-        values = dict.fromkeys(SHOWN, 0.5) | {m: v[seed] for m, v in changes.items()}
+        values = dict.fromkeys(MEASURED, 0.5) | {m: v[seed] for m, v in changes.items()}
         runs.append({HELD_OUT: values, GOLD: values})
     return runs
 
@@ -33,7 +38,7 @@ BY_SEED = {
     "L2": figures(mse=(0.02, 0.03, 0.05), saturation=(0.4, 0.6, 0.4)),
     "L3": figures(mse=(0.005, 0.01, 0.01), brightness=(0.4, 0.4, 0.4)),
 }
-OTHERS = {name: {"teacher": dict.fromkeys(SHOWN, 1.0)} for name in (HELD_OUT, GOLD)}
+OTHERS = {name: {"teacher": dict.fromkeys(MEASURED, 1.0)} for name in (HELD_OUT, GOLD)}
 
 
 def test_verdicts_follow_from_the_figures():
@@ -81,23 +86,38 @@ def test_report_says_what_was_done(dump):
 def test_runs_share_all_but_loss_and_seed(dump, tmp_path):
     config = CompareConfig(dump, out=tmp_path, steps=100, init_from="mini", flags="--batch-size 4")
     first, second = config.run("L1", 0), config.run("L3", 2)
-    assert first.workdir == tmp_path / "L1-seed0"
     difference = [
-        pair for pair in zip(first.flags, second.flags, strict=True) if pair[0] != pair[1]
+        pair for pair in zip(first.settings, second.settings, strict=True) if pair[0] != pair[1]
     ]
     assert difference == [("L1", "L3"), ("0", "2")]
-    assert first.flags[-4:] == ("--init-from", "mini", "--batch-size", "4")
+    assert first.settings[-4:] == ("--init-from", "mini", "--batch-size", "4")
+    assert first.workdir.parent == tmp_path and first.workdir != second.workdir
 
 
-def test_finished_runs_are_kept(tmp_path, monkeypatch):
+def test_finished_runs_are_kept(tmp_path, monkeypatch, capsys):
     calls = []
     monkeypatch.setattr("evaluation.runs.call", lambda *flags: calls.append(flags))
-    run = TrainingRun(tmp_path, "mini", ("--data", "x"), steps=5)
+    run = TrainingRun(tmp_path, Path("x"), None, "L1", 0, steps=5)
     run.ensure()
-    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
-    run.ensure()
+    (run.workdir / "checkpoints" / "5").mkdir(parents=True)
+    ensure_all([run, run])
     assert len(calls) == 1
     assert {"--resume", "--steps", "5", "--workdir"} <= set(calls[0])
+    assert "run 2 of 2, kept" in capsys.readouterr().out
+    assert not TrainingRun(tmp_path, Path("x"), None, "L1", 0, steps=6).finished
+
+
+def test_sigterm_reaches_the_command(tmp_path, monkeypatch):
+    # Like a training, it ends in order.
+    (tmp_path / "waits.py").write_text(
+        "import os, signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\n"
+        "os.kill(os.getppid(), signal.SIGTERM)\n"
+        "time.sleep(600)\n"
+    )
+    monkeypatch.setattr("evaluation.runs.SCRIPTS", tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        call("waits.py")
 
 
 def test_a_failing_command_is_named(tmp_path, monkeypatch):
@@ -116,25 +136,43 @@ def test_scripts_are_where_they_are_called():
     assert (SCRIPTS / "train_flax.py").is_file() and (SCRIPTS / "dump_teacher.py").is_file()
 
 
-@pytest.mark.slow  # three trainings in processes of their own
-def test_the_experiment_and_its_continuation(dump, tmp_path, capfd):
+@pytest.mark.slow  # three trainings, and programs that compile
+def test_the_experiment_and_its_continuation(dump, tmp_path, monkeypatch, capfd):
+    calls = []
+
+    def call_here(script, preset, *flags):
+        """In this process, which has everything imported."""
+        calls.append((script, preset))
+        default = TrainConfig.mini(("",), Path())
+        # All with L1, whose program compiles fastest and is then kept for the other two.
+        args = ["L1" if flag in ("L2", "L3") else flag for flag in flags]
+        train(tyro.cli(TrainConfig, args=args, default=default))
+
+    monkeypatch.setattr("evaluation.runs.call", call_here)
     tiny = (
         "--model.content-widths 8 8 --model.style-widths 8 8 --model.hidden-dim 16 "
         "--model.num-heads 2 --model.mlp-dim 16 --model.num-encoder-layers 1 "
         "--model.num-decoder-layers 1 --model.tail-dim 16 --batch-size 2 --crop-size 32 "
-        "--held-out-fraction 0.2"
+        "--held-out-fraction 0.2 --validation-pairs 1"
     )
+    gold = subset(TripletDataset(dump), (0, 7), tmp_path / "gold").root
     config = CompareConfig(
-        dump, out=tmp_path / "runs", report=tmp_path, seeds=(0,), steps=2, flags=tiny, gold=dump
+        *(dump, None, tmp_path / "runs", tmp_path),
+        seeds=(0,),
+        steps=2,
+        flags=tiny,
+        gold=gold,
+        max_pairs=1,
     )
     module.compare_losses(config)
+    assert calls == [("train_flax.py", "mini")] * 3
     text = (tmp_path / "losses.md").read_text()
     assert "## Against the study" in text
     figures = json.loads((tmp_path / "losses.json").read_text())
     assert len(figures["losses"]["L2"]) == 1
     assert (tmp_path / "losses_gold.jpg").is_file()
-    capfd.readouterr()
+    monkeypatch.setattr("evaluation.study.Judge.of_pair", None)  # all of it is kept
     module.compare_losses(config)
-    printed = capfd.readouterr().out
-    assert "train_flax.py" not in printed.partition("# L1, L2 and L3")[0]
+    assert len(calls) == 3
+    assert "run 3 of 3, kept" in capfd.readouterr().out
     assert (tmp_path / "losses.md").read_text() == text

@@ -11,8 +11,8 @@ def fake(case, what, config):
     factor = 10 if case.role == "teacher" else 1
     if what == "count":
         return {"parameters": factor * 1e6, "flops": factor * case.size * 1e9}
-    cost = {"seconds": factor * 0.5, "peak_bytes": factor * 1e9}
-    return cost | {"device": "a device", "dtype": "float32"}
+    cost = {"seconds": factor * 0.5, "peak_bytes": factor * 1e9, "flops": case.size * 1e9}
+    return cost | {"device": "a device", "dtype": what.removeprefix("unet-")}
 
 
 def test_report_and_continuation(tmp_path, monkeypatch, capsys):
@@ -25,18 +25,21 @@ def test_report_and_continuation(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("evaluation.cost._measure", measure)
     config = CostConfig(tmp_path, sizes=(64,), run=("mini",))
     measure_costs(config)
-    # sd15 and reference are counted, not run.
-    assert len(calls) == 6
+    # sd15 and reference are counted, not run; of sd15 one evaluation of the UNet is.
+    assert len(calls) == 8
     text = (tmp_path / "cost.md").read_text()
     assert "| mini teacher | 64 | 10.0 | 20 | 640 | 5.00 | 10.00 | 12 GB |" in text
     assert "| mini student | 64 | 1.0 | 2 | 64 | 0.50 | 1.00 | 2 GB |" in text
     assert "| Stable Diffusion 1.5 (teacher) | 64 | 10.0 | 20 | 640 | – | – | – |" in text
-    line = "- mini student against mini teacher at 64 px: 10 times in parameters, 10 times in "
-    assert line + "arithmetic, 10 times in time, 10 times in memory." in text
+    assert "| mini teacher / mini student | 10.0 | 10.0 | 10.0 | 10.0 |" in text
+    assert "| Stable Diffusion 1.5 (teacher) / mini student | 10.0 | 10.0 | – | – |" in text
+    # A picture takes ten evaluations of 5 s.
+    row = "| Stable Diffusion 1.5 (teacher) | 64 | bfloat16 | 64 | 5.00 | 10.00 | 12 GB | 1 |"
+    assert row in text
     measure_costs(config)
-    assert len(calls) == 6
+    assert len(calls) == 8
     measure_costs(CostConfig(tmp_path, sizes=(64, 128), run=("mini",)))
-    assert len(calls) == 12
+    assert len(calls) == 16
     assert len(json.loads((tmp_path / "cost.json").read_text())["costs"]) == 8
 
 

@@ -34,7 +34,7 @@ def test_colour_transfer_of_grey_pictures_is_finite():
 
 def test_student_beside_teacher_and_controls(dump, student, tmp_path, capsys):
     out = tmp_path / "out"
-    judgement = evaluate(EvaluateConfig(out, checkpoint=student, data=dump, max_pairs=1))
+    judgement = evaluate(EvaluateConfig(out, checkpoint=student, data=str(dump), max_pairs=1))
     measures = judgement.measures
     assert list(measures) == ["teacher", "student", *CONTROLS]
     triplet = TripletDataset(dump)[0]
@@ -64,7 +64,7 @@ def test_student_beside_teacher_and_controls(dump, student, tmp_path, capsys):
     assert "http" not in page.replace("https://huggingface.co", "")
 
 
-def test_what_a_training_held_out(dump, tmp_path):
+def test_what_a_training_held_out(dump, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="is not the workdir of a training run"):
         held_out_triplets(tmp_path, 64)
     (tmp_path / "checkpoints").mkdir()
@@ -76,10 +76,19 @@ def test_what_a_training_held_out(dump, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(run | {"validation": str(dump)}))
     [(dataset, indices)] = held_out_triplets(tmp_path, 3)
     assert indices == [0, 10, 19]  # of 20, evenly spread
+    run |= {"validation": None, "data": ["tfds:some_triplets:train"]}
+    (tmp_path / "config.json").write_text(json.dumps(run))
+    opened = []
+    monkeypatch.setattr(
+        "student_jax.data.TFDSTriplets.open",
+        lambda spec: opened.append(spec) or TripletDataset(dump),
+    )
+    [(_, indices)] = held_out_triplets(tmp_path, 64)
+    assert opened == ["tfds:some_triplets:train"] and len(indices)
 
 
 def test_a_dump_itself(dump, tmp_path):
-    judgement = evaluate(EvaluateConfig(tmp_path, data=dump, max_pairs=2, structure=False))
+    judgement = evaluate(EvaluateConfig(tmp_path, data=str(dump), max_pairs=2, structure=False))
     assert judgement.count == 2
     assert list(judgement.measures) == ["teacher", *CONTROLS]
     assert judgement.missing["cfsd"] == "switched off with --no-structure"
@@ -92,7 +101,7 @@ def test_results_of_anyone_against_a_teacher(dump, tmp_path):
         name = f"{triplet.content_id[:-4]}_stylized_{triplet.style_id[:-4]}.png"
         write_image(folder / name, triplet.stylised)
     config = EvaluateConfig(
-        tmp_path / "out", results=folder, data=dump, max_pairs=3, structure=False
+        tmp_path / "out", results=folder, data=str(dump), max_pairs=3, structure=False
     )
     measures = evaluate(config).measures
     assert measures["results"] == measures["teacher"]
@@ -127,7 +136,7 @@ def test_protocol_on_two_folders(dump, student, tmp_path):
     [
         ({}, "nothing to measure: give --checkpoint"),
         ({"checkpoint": "x", "content": "a"}, "--content and --style go together"),
-        ({"checkpoint": "x", "data": Path("d"), "gold": True}, "--data, --gold are given"),
+        ({"checkpoint": "x", "data": "d", "gold": True}, "--data, --gold are given"),
         ({"results": Path("r")}, "nothing to measure the results on"),
         ({"checkpoint": "mini"}, "is not the workdir of a training run"),
     ],

@@ -20,7 +20,7 @@ from triplets import InputError
 def test_lpips_has_the_published_values(lpips_pictures):
     reference, p0, p1 = lpips_pictures
     lpips = LPIPS()
-    # Printed by the authors' test_network.py for their example pictures, to three digits.
+    # What the authors' programs print for their example pictures, to three digits; see SOURCES.md.
     assert round(lpips(reference, p0), 3) == 0.722
     assert round(lpips(reference, p1), 3) == 0.138
     # Two rows of one batch may round differently.
