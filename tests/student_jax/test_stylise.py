@@ -7,6 +7,7 @@ from flax import nnx
 from PIL import Image
 
 from student_jax import STTR, stylise
+from student_jax.models.colour import MAP_NUMBERS
 from student_jax.pictures import mask_pixels
 from student_jax.stylise import HALO, EncodedStyle, Plan, Stylist
 from student_jax.tiling import bucket, mirror_pad, nearest_bucket, ramp, spans
@@ -269,14 +270,16 @@ def test_windows_of_attention_fade_into_each_other(student, monkeypatch):
 
 def test_windows_share_the_statistics_of_the_whole_picture(tiny_model):
     """A map of colours for each window would show as a step between them."""
-    model = dataclasses.replace(tiny_model, colour_map=True)
-    stylist = Stylist(STTR(model, rngs=nnx.Rngs(1)))
+    model = dataclasses.replace(tiny_model, colour_map=True, style_code=4)
+    student = STTR(model, rngs=nnx.Rngs(1))
+    stylist = Stylist(student)
     style = stylist.encode_style(picture(64, 64, seed=1))
-    grid = np.random.default_rng(0).random((1, 40, 52, model.token_dim), np.float32)
+    content = picture(40 * model.content_stride, 52 * model.content_stride)
+    grid = np.array(student.encode_content(content[None])[0])
     whole = stylist._transform_in_windows(grid.copy(), style, (40, 52))
     windows = stylist._transform_in_windows(grid.copy(), style, (26, 26))
     maps = windows[..., model.tail_dim :]
-    assert maps.shape[-1] == 12
+    assert maps.shape[-1] == MAP_NUMBERS + 4
     # Weights of windows are summed and divided by again.
     np.testing.assert_allclose(maps, maps[:, :1, :1].repeat(40, 1).repeat(52, 2), atol=1e-5)
     np.testing.assert_allclose(maps, whole[..., model.tail_dim :], atol=1e-5)
