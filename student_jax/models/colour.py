@@ -1,8 +1,10 @@
-"""The global part of a style: one map of all colours of a content, and a code for the rest."""
+"""The global part of a style: one map of all colours of a content, and a code for the rest.
+
+It costs next to nothing, so it is always computed in float32.
+"""
 
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 MOMENTS = 13
@@ -61,12 +63,10 @@ class ColourMap(nnx.Module):
     small network of the same statistics learns how the teacher differs from that.
     """
 
-    def __init__(self, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.hidden1 = nnx.Linear(2 * STATISTICS, 128, dtype=dtype, rngs=rngs)
-        self.hidden2 = nnx.Linear(128, 128, dtype=dtype, rngs=rngs)
-        self.output = nnx.Linear(
-            128, 30, kernel_init=nnx.initializers.zeros, dtype=dtype, rngs=rngs
-        )
+    def __init__(self, *, rngs: nnx.Rngs):
+        self.hidden1 = nnx.Linear(2 * STATISTICS, 128, rngs=rngs)
+        self.hidden2 = nnx.Linear(128, 128, rngs=rngs)
+        self.output = nnx.Linear(128, 30, kernel_init=nnx.initializers.zeros, rngs=rngs)
 
     def __call__(
         self, content: Float[Array, "b 12"], style: Float[Array, "b 12"]
@@ -125,9 +125,9 @@ class StyleCode(nnx.Module):
     Transfer in Real-Time with Adaptive Instance Normalization", ICCV 2017.
     """
 
-    def __init__(self, in_dim: int, code_dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.hidden = nnx.Linear(in_dim, 128, dtype=dtype, rngs=rngs)
-        self.output = nnx.Linear(128, code_dim, dtype=dtype, rngs=rngs)
+    def __init__(self, in_dim: int, code_dim: int, *, rngs: nnx.Rngs):
+        self.hidden = nnx.Linear(in_dim, 128, rngs=rngs)
+        self.output = nnx.Linear(128, code_dim, rngs=rngs)
 
     def __call__(self, statistics: Float[Array, "b s"]) -> Float[Array, "b c"]:
         """The code of every row."""

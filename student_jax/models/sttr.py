@@ -61,6 +61,7 @@ class STTR(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.config = config
+        self.dtype = dtype
         self.remat = remat
         backbone = ResNet if config.backbone == "resnet50" else LightBackbone
         dim = config.hidden_dim
@@ -78,10 +79,10 @@ class STTR(nnx.Module):
         self.decoder_norm = layer_norm(config, dtype=dtype, rngs=rngs)
         self.output_projection = nnx.Linear(dim, config.tail_dim, dtype=dtype, rngs=rngs)
         if config.colour_map:
-            self.colour_map = ColourMap(dtype=dtype, rngs=rngs)
+            self.colour_map = ColourMap(rngs=rngs)
         if config.style_code:
             in_dim = 2 * STATISTICS + 2 * sum(self.style_backbone.dims)
-            self.style_code = StyleCode(in_dim, config.style_code, dtype=dtype, rngs=rngs)
+            self.style_code = StyleCode(in_dim, config.style_code, rngs=rngs)
         skip_dims = (3, *self.content_backbone.dims[:-1])
         self.tail = Tail(config, skip_dims, dtype=dtype, rngs=rngs)
 
@@ -184,7 +185,8 @@ class STTR(nnx.Module):
         grid = self.content_projection(features[-1])
         if self.config.colour_map:
             moments = cell_moments(content, mask, self.config.content_stride)
-            grid = jnp.concatenate([grid, moments.astype(grid.dtype)], axis=-1)
+            # All float32, in which alone sums of powers tell small deviations.
+            grid = jnp.concatenate([grid, moments], axis=-1)
         return grid, (content, *features[:-1])
 
     def transform(
@@ -202,7 +204,8 @@ class STTR(nnx.Module):
         code follows those.
         """
         dim = self.config.hidden_dim
-        tokens, moments = tokens[..., :dim], tokens[..., dim:]
+        tokens, moments = tokens[..., :dim].astype(self.dtype), tokens[..., dim:]
+        position = position.astype(self.dtype)
         for layer in self.decoder:
             tokens = self._apply(layer, tokens, position, memories, weights, padding, rngs)
         tokens = self.output_projection(self.decoder_norm(tokens))
@@ -218,7 +221,6 @@ class STTR(nnx.Module):
         if self.config.style_code:
             code = self.style_code(jnp.concatenate([content, style], axis=-1))
             whole = jnp.concatenate([whole, code], axis=-1)
-        whole = whole.astype(tokens.dtype)
         whole = jnp.broadcast_to(whole[:, None], (*tokens.shape[:2], whole.shape[-1]))
         return jnp.concatenate([tokens, whole], axis=-1)
 
@@ -233,7 +235,7 @@ class STTR(nnx.Module):
         if self.config.colour_map:
             dim = self.config.tail_dim
             # What describes the picture as a whole is the same at all tokens.
-            grid, whole = grid[..., :dim], grid[..., dim:].mean((1, 2))
+            grid, whole = grid[..., :dim].astype(self.dtype), grid[..., dim:].mean((1, 2))
             skips = (apply_colour_map(whole[:, :MAP_NUMBERS], skips[0]), *skips[1:])
             if self.config.style_code:
                 code = whole[:, MAP_NUMBERS:]

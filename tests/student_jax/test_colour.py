@@ -6,6 +6,7 @@ from flax import nnx
 from student_jax.config import STTRConfig
 from student_jax.models import STTR
 from student_jax.models.colour import (
+    MAP_NUMBERS,
     MOMENTS,
     STATISTICS,
     ColourMap,
@@ -62,7 +63,7 @@ def test_padding_does_not_count():
 def test_the_map_begins_with_the_means_and_deviations_of_the_style():
     content, style = pictures(0, 1, 16, 16, 3), 0.1 + 0.5 * pictures(1, 1, 16, 16, 3)
     of = [statistics(cell_moments(x, None, 16).reshape(1, -1, MOMENTS)) for x in (content, style)]
-    moved = apply_colour_map(ColourMap(dtype=jnp.float32, rngs=nnx.Rngs(0))(*of), content)
+    moved = apply_colour_map(ColourMap(rngs=nnx.Rngs(0))(*of), content)
     np.testing.assert_allclose(moved.mean((1, 2)), style.mean((1, 2)), atol=1e-5)
     # The two added variances of 4e-4 do not cancel: less than a thousandth of these deviations.
     np.testing.assert_allclose(moved.std((1, 2)), style.std((1, 2)), rtol=2e-3)
@@ -84,7 +85,7 @@ def test_the_map_is_quadratic_within_four_deviations():
 def test_a_flat_content_is_not_stretched_without_bound():
     flat = jnp.zeros((1, STATISTICS)).at[:, 3:6].set(0.02)
     style = jnp.zeros((1, STATISTICS)).at[:, 3:6].set(1.0)
-    numbers = ColourMap(dtype=jnp.float32, rngs=nnx.Rngs(0))(flat, style)
+    numbers = ColourMap(rngs=nnx.Rngs(0))(flat, style)
     colours = pictures(2, 1, 4, 4, 3)
     np.testing.assert_allclose(apply_colour_map(numbers, colours), 4 * colours, atol=1e-6)
 
@@ -112,24 +113,40 @@ def test_feature_statistics_do_not_count_padding():
     np.testing.assert_allclose(whole, expected, rtol=1e-5)
 
 
+SMALL = STTRConfig(
+    backbone="light",
+    content_widths=(8, 8),
+    style_widths=(8, 8),
+    hidden_dim=8,
+    num_heads=2,
+    num_encoder_layers=1,
+    num_decoder_layers=1,
+    mlp_dim=16,
+    dropout=0.0,
+    tail_dim=16,
+    tail_batch_norm=False,
+    content_skips=True,
+    colour_map=True,
+    style_code=4,
+)
+
+
+def test_statistics_are_float32_in_half_precision():
+    content, style = pictures(2, 1, 16, 24, 3), pictures(3, 1, 16, 16, 3)
+    numbers = []
+    for dtype in (jnp.float32, jnp.bfloat16):
+        model = STTR(SMALL, dtype=dtype, rngs=nnx.Rngs(0))
+        grid, _ = model.encode_content(content)
+        memory = model.encode_style(style)
+        tokens = grid.reshape(1, -1, grid.shape[-1])
+        whole = model.transform(tokens, jnp.zeros((1, 24, 8)), [memory])
+        numbers.append(whole[..., SMALL.tail_dim :][..., :MAP_NUMBERS])
+        assert model.decode(content, memory).dtype == jnp.float32
+    np.testing.assert_array_equal(*numbers)
+
+
 def test_the_style_code_reaches_every_pixel_and_only_through_the_statistics():
-    config = STTRConfig(
-        backbone="light",
-        content_widths=(8, 8),
-        style_widths=(8, 8),
-        hidden_dim=8,
-        num_heads=2,
-        num_encoder_layers=1,
-        num_decoder_layers=1,
-        mlp_dim=16,
-        dropout=0.0,
-        tail_dim=16,
-        tail_batch_norm=False,
-        content_skips=True,
-        colour_map=True,
-        style_code=4,
-    )
-    model = STTR(config, rngs=nnx.Rngs(0))
+    model = STTR(SMALL, rngs=nnx.Rngs(0))
     content = pictures(2, 1, 16, 24, 3)
     memory = model.encode_style(pictures(3, 1, 16, 16, 3))
     assert memory.statistics.shape == (1, STATISTICS + 2 * (8 + 8))
