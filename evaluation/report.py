@@ -31,7 +31,8 @@ table {{ border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: 
 th, td {{ padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: right }}
 th:first-child, td:first-child {{ text-align: left }}
 td.best {{ font-weight: 600 }}
-.pictures td {{ padding: .15rem; border: 0; text-align: center }}
+.pictures td {{ padding: .15rem; border: 0 }}
+.pictures th, .pictures td {{ text-align: center }}
 .pictures img {{ width: 100%; min-width: 6rem; max-width: 16rem; display: block }}
 </style>
 <h1>{title}</h1>
