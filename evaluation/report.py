@@ -165,7 +165,7 @@ def write_figure(
     """Rows of pictures as a JPEG that is light enough to stand in a page."""
     small = [[resize_shorter_side(image, FIGURE_SIDE) for image in row] for row in rows]
     with atomic_write(path) as file:
-        file.write(_jpeg(contact_sheet(small, captions), quality=85))
+        file.write(_jpeg(contact_sheet(small, captions), quality=80))
 
 
 def write_text(path: Path, text: str) -> None:
