@@ -19,9 +19,9 @@ from jaxtyping import Int
 
 from evaluation.evaluate import spread
 from evaluation.measures import MEASURES, Judge
-from evaluation.report import cell, heading, write_text
+from evaluation.report import heading, write_text
 from evaluation.runs import TrainingRun, ensure_all
-from evaluation.study import ExampleSet, judged, machine, mean_and_spread
+from evaluation.study import ExampleSet, judged, machine, spread_cell
 from student_jax.compilation import enable_compilation_cache
 from student_jax.config import STTRConfig
 from student_jax.data import split_triplets
@@ -304,13 +304,17 @@ def draw_curve(plan: Plan, figures: dict[str, list[dict[str, float]]], path: Pat
         axes.plot(x, [np.mean(of_variant) for of_variant in values], "-", color="C0")
         if plan.logarithmic:
             axes.set_xscale("log", base=2)
-        axes.set_xticks(x, [f"{v.x:.3g}" if plan.logarithmic else v.label for v in plan.variants])
+        axes.set_xticks(x, [_tick(v.x) if plan.logarithmic else v.label for v in plan.variants])
         axes.minorticks_off()
         axes.set_xlabel(plan.axis)
         axes.set_ylabel(f"{MEASURES[measure].title} to the teacher")
         axes.grid(alpha=0.3)
     with atomic_write(path) as file:
         figure.savefig(file, format="png", dpi=120)
+
+
+def _tick(x: float) -> str:
+    return f"{x:.0f}" if x.is_integer() else f"{x:.3g}"
 
 
 def report_text(
@@ -331,11 +335,11 @@ def report_text(
         f"| --- |{' ---: |' * len(SHOWN)}",
     ]
     for variant in plan.variants:
-        cells = []
-        for measure in SHOWN:
-            mean, deviation = mean_and_spread([run[measure] for run in figures[variant.label]])
-            cells.append(f"{cell(measure, mean)} ± {cell(measure, deviation)}")
+        cells = [spread_cell(m, [run[m] for run in figures[variant.label]]) for m in SHOWN]
         lines.append(f"| {variant.label} | {' | '.join(cells)} |")
+    seeds = "of one seed, so that small differences may be chance"
+    if len(config.seeds) > 1:
+        seeds = f"± standard deviation over {len(config.seeds)} seeds"
     words = ["--study", config.study, "--data", str(config.data), "--steps", str(config.steps)]
     words += ["--seeds", *map(str, config.seeds)]
     if config.points:
@@ -346,9 +350,8 @@ def report_text(
         words.append(f"--flags={config.flags}")
     lines += [
         "",
-        f"Mean over {held_out} triplets whose content and style no training saw, ± standard "
-        f"deviation over {len(config.seeds)} seeds; {config.steps} steps each of the training's "
-        f"preset `mini`. Machine: {machine()}.",
+        f"Mean over {held_out} triplets whose content and style no training saw, {seeds}; "
+        f"{config.steps} steps each of the training's preset `mini`. Machine: {machine()}.",
         "",
         "```",
         f"python scripts/ablations.py {shlex.join(words)}",

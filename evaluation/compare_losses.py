@@ -17,7 +17,15 @@ from evaluation.gold_set import GoldSet
 from evaluation.measures import MEASURES, Judge, on_pictures
 from evaluation.report import cell, heading, write_figure, write_text
 from evaluation.runs import TrainingRun, ensure_all, ensure_dump
-from evaluation.study import MEASURED, ExampleSet, judged, kept, machine, mean_and_spread
+from evaluation.study import (
+    MEASURED,
+    ExampleSet,
+    judged,
+    kept,
+    machine,
+    mean_and_spread,
+    spread_cell,
+)
 from student_jax.compilation import enable_compilation_cache
 from student_jax.pretrained import open_student
 from student_jax.stylise import Stylist
@@ -274,10 +282,7 @@ def table(
         f"| --- |{' ---: |' * len(MEASURED)}",
     ]
     for loss, runs in by_seed.items():
-        cells = []
-        for measure in MEASURED:
-            mean, deviation = mean_and_spread([run[name][measure] for run in runs])
-            cells.append(f"{cell(measure, mean)} ± {cell(measure, deviation)}")
+        cells = [spread_cell(m, [run[name][m] for run in runs]) for m in MEASURED]
         lines.append(f"| **{loss}** | {' | '.join(cells)} |")
     for method, values in others[name].items():
         lines.append(f"| {method} | {' | '.join(cell(m, values.get(m)) for m in MEASURED)} |")

@@ -244,7 +244,7 @@ def remarks(config: CostConfig, cases: Sequence[Case], costs: dict[str, dict]) -
     if busy > 0.5:
         lines += [
             "",
-            f"Other programs kept up to {busy:.1f} cores busy meanwhile (load average before each "
-            "measure): the seconds are too long, most of all where they are long.",
+            "Other programs ran meanwhile, with a load average of up to "
+            f"{busy:.1f} before a measure on {os.cpu_count()} cores: the seconds are too long.",
         ]
     return lines

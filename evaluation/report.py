@@ -31,7 +31,8 @@ table {{ border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: 
 th, td {{ padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: right }}
 th:first-child, td:first-child {{ text-align: left }}
 td.best {{ font-weight: 600 }}
-.pictures td {{ padding: .15rem; border: 0; text-align: center }}
+.pictures td {{ padding: .15rem; border: 0 }}
+.pictures th, .pictures td {{ text-align: center }}
 .pictures img {{ width: 100%; min-width: 6rem; max-width: 16rem; display: block }}
 </style>
 <h1>{title}</h1>
@@ -164,7 +165,7 @@ def write_figure(
     """Rows of pictures as a JPEG that is light enough to stand in a page."""
     small = [[resize_shorter_side(image, FIGURE_SIDE) for image in row] for row in rows]
     with atomic_write(path) as file:
-        file.write(_jpeg(contact_sheet(small, captions), quality=85))
+        file.write(_jpeg(contact_sheet(small, captions), quality=80))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from evaluation.evaluate import triplet_examples
 from evaluation.measures import Example, Judge
-from evaluation.report import write_text
+from evaluation.report import cell, write_text
 from evaluation.runs import TrainingRun
 from student_jax.data import Triplets
 from student_jax.pretrained import open_student
@@ -75,6 +75,13 @@ def judged(run: TrainingRun, judge: Judge, examples: ExampleSet) -> Measures:
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
     """Mean and sample standard deviation; 0 for one value."""
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def spread_cell(measure: str, values: Sequence[float]) -> str:
+    """Mean and spread over the seeds as they stand in a table; the mean alone of one seed."""
+    mean, deviation = mean_and_spread(values)
+    spread = f" ± {cell(measure, deviation)}" if len(values) > 1 else ""
+    return f"{cell(measure, mean)}{spread}"
 
 
 def machine() -> str:
