@@ -51,7 +51,7 @@ class STTRConfig:
 
     @classmethod
     def reference(cls) -> "STTRConfig":
-        """The released STTR demonstration model: 45.6 M parameters, 349 GFLOP at 512 px."""
+        """The released STTR demonstration model: 45.6 M parameters, 290 GFLOP at 512 px."""
         return cls()
 
     @classmethod
