@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import tyro
+from fresh_process import table_cells
 from PIL import Image
 
 from assets import SAMPLES
@@ -129,14 +130,8 @@ def measure_folder(size: int, style: str, config: Config) -> None:
 
 
 def _row(worker: Worker, limit_s: float) -> str:
-    command = [sys.executable, __file__, "--worker", json.dumps(asdict(worker))]
-    try:
-        done = subprocess.run(
-            command, stdout=subprocess.PIPE, text=True, check=True, timeout=limit_s
-        )
-    except subprocess.TimeoutExpired:
-        return f"more than {limit_s:.0f} | | |"
-    return " | ".join(json.loads(done.stdout.splitlines()[-1]))
+    cells = table_cells(__file__, asdict(worker), limit_s)
+    return f"more than {limit_s:.0f} | | |" if cells is None else " | ".join(cells)
 
 
 def measure(worker: Worker) -> None:

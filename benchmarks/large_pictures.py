@@ -10,7 +10,6 @@ before, with the programs compiled. Seconds are wall clock, in brackets those of
 import ctypes
 import json
 import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import tyro
+from fresh_process import table_cells
 from PIL import Image
 
 from assets import SAMPLES
@@ -63,14 +63,8 @@ def main(config: Config) -> None:
 
 
 def _row(worker: Worker, limit_s: float) -> str:
-    command = [sys.executable, __file__, "--worker", json.dumps(asdict(worker))]
-    try:
-        done = subprocess.run(
-            command, stdout=subprocess.PIPE, text=True, check=True, timeout=limit_s
-        )
-    except subprocess.TimeoutExpired:
-        return f"more than {limit_s:.0f} s | | | "
-    return " | ".join(json.loads(done.stdout.splitlines()[-1]))
+    cells = table_cells(__file__, asdict(worker), limit_s)
+    return f"more than {limit_s:.0f} s | | | " if cells is None else " | ".join(cells)
 
 
 def measure(worker: Worker) -> None:

@@ -91,17 +91,6 @@ class STTRConfig:
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
 
     @property
-    def token_dim(self) -> int:
-        """Channels of what `STTR.encode_content` gives: with a colour map, moments follow."""
-        return self.hidden_dim + 13 * self.colour_map
-
-    @property
-    def painted_dim(self) -> int:
-        """Channels of what `STTR.transform` gives: with a colour map, its numbers follow, and the
-        code's."""
-        return self.tail_dim + 42 * self.colour_map + self.style_code
-
-    @property
     def content_stride(self) -> int:
         """Pixels a content token spans: content sides must be multiples of it."""
         return self._stride(self.content_widths)

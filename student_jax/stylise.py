@@ -89,6 +89,7 @@ class Stylist:
     ):
         graphdef, self._state = nnx.split(model)
         self._config = model.config
+        self._token_dim, self._painted_dim = model.token_dim, model.painted_dim
         self._style_size = style_size
         self.max_memory = max_memory
         self._functions = {
@@ -225,7 +226,7 @@ class Stylist:
             return self.plan(height, width, _row(style, 0))
         h, w = self._tokens(height, width)
         # The picture as it is, padded, and stylised; content tokens, their positions and results.
-        dims = (self._config.token_dim, self._config.hidden_dim, self._config.painted_dim)
+        dims = (self._token_dim, self._config.hidden_dim, self._painted_dim)
         held = FLOAT_BYTES * h * w * (3 * 3 * stride**2 + sum(dims)) + RUNTIME_BYTES
         for side in TILE_SIDES:
             tile = (min(h, side // stride), min(w, side // stride))
@@ -234,7 +235,7 @@ class Stylist:
             ):
                 continue
             pixels = jax.ShapeDtypeStruct((1, tile[0] * stride, tile[1] * stride, 3), np.float32)
-            grid = jax.ShapeDtypeStruct((1, *tile, self._config.painted_dim), np.float32)
+            grid = jax.ShapeDtypeStruct((1, *tile, self._painted_dim), np.float32)
             # Memory of one program is not always free again when the next one starts: twice.
             programs = (self._bytes(_encode_tile, pixels), self._bytes(_paint_tile, pixels, grid))
             tiles = held + 2 * max(programs)
@@ -242,7 +243,7 @@ class Stylist:
                 continue
             in_pixels = (tile[0] * stride, tile[1] * stride)
             for window in ((h, w), tile):
-                tokens = jax.ShapeDtypeStruct((1, *window, self._config.token_dim), np.float32)
+                tokens = jax.ShapeDtypeStruct((1, *window, self._token_dim), np.float32)
                 position = jax.ShapeDtypeStruct((1, *window, self._config.hidden_dim), np.float32)
                 transform = self._bytes(_transform, tokens, position, *style)
                 needed = max(tiles, held + max(programs) + transform)
@@ -316,7 +317,7 @@ class Stylist:
             return padded[None, rows, columns]
 
         tiles = list(product(spans(h, tile[0], HALO), spans(w, tile[1], HALO)))
-        grid = np.empty((1, h, w, self._config.token_dim), np.float32)
+        grid = np.empty((1, h, w, self._token_dim), np.float32)
         for y, x in tiles:
             tokens = np.asarray(self._run(_encode_tile, pixels_of(y, x)))
             grid[:, y.low : y.high, x.low : x.high] = _answer(tokens, y, x, 1)
@@ -343,7 +344,7 @@ class Stylist:
         moments = grid[..., self._config.hidden_dim :]
         moments[...] = moments.mean(axis=(1, 2), keepdims=True, dtype=np.float64)
         position = np.asarray(_positions(jnp.zeros((1, h, w), bool), self._config.hidden_dim))
-        result = np.zeros((1, h, w, self._config.painted_dim), np.float32)
+        result = np.zeros((1, h, w, self._painted_dim), np.float32)
         total = np.zeros((h, w, 1), np.float32)
         for y, x in product(spans(h, window[0], HALO), spans(w, window[1], HALO)):
             rows, columns = slice(y.start, y.start + window[0]), slice(x.start, x.start + window[1])

@@ -86,6 +86,17 @@ class STTR(nnx.Module):
         skip_dims = (3, *self.content_backbone.dims[:-1])
         self.tail = Tail(config, skip_dims, dtype=dtype, rngs=rngs)
 
+    @property
+    def token_dim(self) -> int:
+        """Channels of what `encode_content` gives."""
+        return self.config.hidden_dim + MOMENTS * self.config.colour_map
+
+    @property
+    def painted_dim(self) -> int:
+        """Channels of what `transform` gives."""
+        config = self.config
+        return config.tail_dim + MAP_NUMBERS * config.colour_map + config.style_code
+
     def __call__(
         self,
         content: Float[ArrayLike, "b h w 3"],

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -113,40 +115,28 @@ def test_feature_statistics_do_not_count_padding():
     np.testing.assert_allclose(whole, expected, rtol=1e-5)
 
 
-SMALL = STTRConfig(
-    backbone="light",
-    content_widths=(8, 8),
-    style_widths=(8, 8),
-    hidden_dim=8,
-    num_heads=2,
-    num_encoder_layers=1,
-    num_decoder_layers=1,
-    mlp_dim=16,
-    dropout=0.0,
-    tail_dim=16,
-    tail_batch_norm=False,
-    content_skips=True,
-    colour_map=True,
-    style_code=4,
-)
+@pytest.fixture
+def small(tiny_model):
+    """With all that is global in a style."""
+    return dataclasses.replace(tiny_model, colour_map=True, style_code=4)
 
 
-def test_statistics_are_float32_in_half_precision():
+def test_statistics_are_float32_in_half_precision(small):
     content, style = pictures(2, 1, 16, 24, 3), pictures(3, 1, 16, 16, 3)
     numbers = []
     for dtype in (jnp.float32, jnp.bfloat16):
-        model = STTR(SMALL, dtype=dtype, rngs=nnx.Rngs(0))
+        model = STTR(small, dtype=dtype, rngs=nnx.Rngs(0))
         grid, _ = model.encode_content(content)
         memory = model.encode_style(style)
         tokens = grid.reshape(1, -1, grid.shape[-1])
-        whole = model.transform(tokens, jnp.zeros((1, 24, 8)), [memory])
-        numbers.append(whole[..., SMALL.tail_dim :][..., :MAP_NUMBERS])
+        whole = model.transform(tokens, jnp.zeros((1, 24, small.hidden_dim)), [memory])
+        numbers.append(whole[..., small.tail_dim :][..., :MAP_NUMBERS])
         assert model.decode(content, memory).dtype == jnp.float32
     np.testing.assert_array_equal(*numbers)
 
 
-def test_the_style_code_reaches_every_pixel_and_only_through_the_statistics():
-    model = STTR(SMALL, rngs=nnx.Rngs(0))
+def test_the_style_code_reaches_every_pixel_and_only_through_the_statistics(small):
+    model = STTR(small, rngs=nnx.Rngs(0))
     content = pictures(2, 1, 16, 24, 3)
     memory = model.encode_style(pictures(3, 1, 16, 16, 3))
     assert memory.statistics.shape == (1, STATISTICS + 2 * (8 + 8))
