@@ -138,5 +138,6 @@ def apply_map(
     maps: Float[Array, "b h w 12"], colours: Float[Array, "b h w 3"]
 ) -> Float[Array, "b h w 3"]:
     """The affine map of each pixel, a matrix row by row and an offset, of the colour there."""
-    matrix = maps[..., :9].reshape(*maps.shape[:3], 3, 3)
-    return (matrix * colours[..., None, :]).sum(-1) + maps[..., 9:]
+    # Written out, since XLA's CPU backend does not vectorise sums over so short an axis.
+    red, green, blue = (colours[..., i, None] for i in range(3))
+    return maps[..., 0:9:3] * red + maps[..., 1:9:3] * green + maps[..., 2:9:3] * blue + maps[..., 9:]
