@@ -9,6 +9,7 @@ from losses.distillation import (
     DistillationWeights,
     distillation_loss,
     gram_loss,
+    relative_gram_loss,
 )
 from losses.gram import gram_matrix
 from losses.perceptual import perceptual_loss
@@ -26,6 +27,7 @@ __all__ = [
     "distillation_loss",
     "gram_loss",
     "gram_matrix",
+    "relative_gram_loss",
     "perceptual_loss",
     "pixel_loss",
     "texture_loss",

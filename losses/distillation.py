@@ -22,6 +22,7 @@ class DistillationWeights:
     gram: float
     perceptual: float = 0.0
     texture: float = 0.0
+    relative_gram: float = 0.0
 
     def __post_init__(self):
         weights = dataclasses.astuple(self)
@@ -31,7 +32,7 @@ class DistillationWeights:
     @property
     def need_features(self) -> bool:
         """Whether a term looks at features."""
-        return bool(self.gram or self.perceptual or self.texture)
+        return any(dataclasses.astuple(self)[1:])
 
 
 L1 = DistillationWeights(pixel=1.0, gram=0.0)
@@ -40,8 +41,9 @@ L3 = DistillationWeights(pixel=0.7, gram=0.3)
 PERCEPTUAL = DistillationWeights(pixel=1.0, gram=0.0, perceptual=0.01)
 """A mean squared error alone rewards blur; here both terms are of like size at the end of a
 training, when the pixel term is about 0.01 and the perceptual one about 1."""
-TEXTURE = DistillationWeights(pixel=1.0, gram=0.0, texture=0.1)
-"""The pixel term places colours and edges, the other asks for the amount of texture."""
+TEXTURE = DistillationWeights(pixel=1.0, gram=0.0, texture=0.1, relative_gram=0.1)
+"""The pixel term places colours and edges, the texture term asks for the amount of texture there,
+and the Gram term for what it is made of."""
 
 
 def gram_loss(
@@ -72,6 +74,25 @@ def gram_loss(
     return loss
 
 
+def relative_gram_loss(
+    prediction_features: Features, target_features: Features
+) -> Float[Array, ""]:
+    """Distance of two sets of features in their Gram matrices, relative to the target's.
+
+    sum ||G(prediction) - G(target)||^2 / sum ||G(target)||^2 over the batch, summed over the
+    layers: all layers count alike, where in `gram_loss` the deeper ones decide. The sums are taken
+    before the quotient, because quotients of single pictures are least for too weak a texture.
+
+    Args and errors as there.
+    """
+    loss = jnp.zeros(())
+    for prediction, target in paired(prediction_features, target_features):
+        expected = gram_matrix(target)
+        difference = gram_matrix(prediction) - expected
+        loss += jnp.sum(difference**2) / (jnp.sum(expected**2) + 1e-6)
+    return loss
+
+
 def distillation_loss(
     prediction: Float[ArrayLike, "b h w c"],
     target: Float[ArrayLike, "_ _ _ _"],
@@ -82,10 +103,10 @@ def distillation_loss(
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """How far a student's prediction is from its teacher's picture.
 
-    The sum of `pixel_loss`, `gram_loss`, `perceptual_loss` and `texture_loss`, each times its
-    weight: L1 is the pixel term alone, L2 weighs pixel and Gram term alike, L3 is 0.7 of the first
-    and 0.3 of the second; PERCEPTUAL has the pixel and the perceptual term, TEXTURE the pixel and
-    the texture term.
+    The sum of `pixel_loss`, `gram_loss`, `perceptual_loss`, `texture_loss` and
+    `relative_gram_loss`, each times its weight: L1 is the pixel term alone, L2 weighs pixel and
+    Gram term alike, L3 is 0.7 of the first and 0.3 of the second; PERCEPTUAL has the pixel and the
+    perceptual term, TEXTURE the pixel term and the last two.
 
     Args:
         prediction, target: pictures in [0, 1] (a prediction may leave that range).
@@ -95,21 +116,20 @@ def distillation_loss(
         gram_reduction: as in `gram_loss`.
 
     Returns:
-        The loss, and the unweighted terms "pixel", "gram", "perceptual" and "texture", the last
-        three unless their weights are 0.
+        The loss, and the unweighted terms by the names in `DistillationWeights`; but for "pixel",
+        those of weight 0 are absent.
 
     Raises:
         ValueError: when shapes or layers of prediction and target differ, or features are missing.
     """
+    sides = (prediction_features or {}, target_features or {})
     terms = {"pixel": pixel_loss(prediction, target)}
-    loss = weights.pixel * terms["pixel"]
     if weights.gram:
-        terms["gram"] = gram_loss(prediction_features or {}, target_features or {}, gram_reduction)
-        loss += weights.gram * terms["gram"]
+        terms["gram"] = gram_loss(*sides, gram_reduction)
     if weights.perceptual:
-        terms["perceptual"] = perceptual_loss(prediction_features or {}, target_features or {})
-        loss += weights.perceptual * terms["perceptual"]
+        terms["perceptual"] = perceptual_loss(*sides)
     if weights.texture:
-        terms["texture"] = texture_loss(prediction_features or {}, target_features or {})
-        loss += weights.texture * terms["texture"]
-    return loss, terms
+        terms["texture"] = texture_loss(*sides)
+    if weights.relative_gram:
+        terms["relative_gram"] = relative_gram_loss(*sides)
+    return sum(getattr(weights, name) * term for name, term in terms.items()), terms

@@ -119,7 +119,11 @@ def _download(name: str) -> Path:
         files = [WEIGHTS, "config.json"]
         return Path(hub.snapshot_download(match[1], revision=match[2], allow_patterns=files))
     except Exception as error:  # the network's many ways to fail
-        raise InputError(f"cannot load {HUB}{name}: {_one_line(error)}") from error
+        address = f"https://huggingface.co/{match[1]}/resolve/{match[2] or 'main'}/{WEIGHTS}"
+        raise InputError(
+            f"cannot load {HUB}{name}: {_one_line(error)}; without a network, fetch {address} "
+            "elsewhere and give its path instead (--checkpoint PATH)."
+        ) from error
 
 
 def _hub():

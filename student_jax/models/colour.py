@@ -140,4 +140,6 @@ def apply_map(
     """The affine map of each pixel, a matrix row by row and an offset, of the colour there."""
     # Written out, since XLA's CPU backend does not vectorise sums over so short an axis.
     red, green, blue = (colours[..., i, None] for i in range(3))
-    return maps[..., 0:9:3] * red + maps[..., 1:9:3] * green + maps[..., 2:9:3] * blue + maps[..., 9:]
+    return (
+        maps[..., 0:9:3] * red + maps[..., 1:9:3] * green + maps[..., 2:9:3] * blue + maps[..., 9:]
+    )

@@ -5,6 +5,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from student_jax.models.convolution import ReflectConv
+
 
 class LightStage(nnx.Module):
     """A linear map of every 2 x 2 patch, which halves the picture, then a residual block.
@@ -17,7 +19,7 @@ class LightStage(nnx.Module):
         init = nnx.initializers.he_normal()
         self.merge = nnx.Linear(4 * in_dim, out_dim, kernel_init=init, dtype=dtype, rngs=rngs)
         self.conv1, self.conv2 = (
-            nnx.Conv(out_dim, out_dim, (3, 3), padding=1, kernel_init=init, dtype=dtype, rngs=rngs)
+            ReflectConv(out_dim, out_dim, kernel_init=init, dtype=dtype, rngs=rngs)
             for _ in range(2)
         )
 

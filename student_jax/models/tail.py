@@ -1,5 +1,7 @@
 """The tail: from content tokens back to pixels."""
 
+from functools import partial
+
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -7,13 +9,19 @@ from jaxtyping import Array, Float
 
 from student_jax.config import STTRConfig
 from student_jax.models.colour import apply_map
-from student_jax.models.convolution import UpsampleConv
+from student_jax.models.convolution import ReflectConv, UpsampleConv
 
 
 class ResBlock(nnx.Module):
-    """Pre-activation bottleneck of half the width around an identity (He et al., 2016b)."""
+    """Pre-activation bottleneck of half the width around an identity (He et al., 2016b).
 
-    def __init__(self, dim: int, batch_norm: bool, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    Args:
+        reflect: beyond the border the 3 x 3 convolution sees the mirror image, not zeros.
+    """
+
+    def __init__(
+        self, dim: int, batch_norm: bool, reflect: bool, *, dtype: DTypeLike, rngs: nnx.Rngs
+    ):
         def norm(dim):
             if not batch_norm:
                 return None
@@ -26,7 +34,8 @@ class ResBlock(nnx.Module):
         self.norm1 = norm(dim)
         self.conv1 = nnx.Linear(dim, mid_dim, dtype=dtype, rngs=rngs)
         self.norm2 = norm(mid_dim)
-        self.conv2 = nnx.Conv(mid_dim, mid_dim, (3, 3), padding=1, dtype=dtype, rngs=rngs)
+        conv = ReflectConv if reflect else partial(nnx.Conv, kernel_size=(3, 3), padding=1)
+        self.conv2 = conv(mid_dim, mid_dim, dtype=dtype, rngs=rngs)
         self.norm3 = norm(mid_dim)
         self.conv3 = nnx.Linear(mid_dim, dim, dtype=dtype, rngs=rngs)
 
@@ -66,7 +75,10 @@ class Tail(nnx.Module):
         dims = [config.tail_dim // 2**r for r in range(num_stages)]
         dims.append(3 * 4 if config.content_skips else 3)
         self.blocks = nnx.List(
-            ResBlock(dim, config.tail_batch_norm, dtype=dtype, rngs=rngs) for dim in dims[:-1]
+            ResBlock(
+                dim, config.tail_batch_norm, reflect=config.content_skips, dtype=dtype, rngs=rngs
+            )
+            for dim in dims[:-1]
         )
         self.upsamplings = nnx.List()
         for r in range(num_stages):

@@ -16,6 +16,7 @@ from losses import (
     gram_matrix,
     perceptual_loss,
     pixel_loss,
+    relative_gram_loss,
     texture_loss,
     total_variation_loss,
 )
@@ -163,6 +164,21 @@ def test_nothing_is_broadcast():
 def test_weights_must_make_sense(pixel, gram):
     with pytest.raises(ValueError, match="expected none below 0"):
         DistillationWeights(pixel, gram)
+
+
+def test_relative_gram_loss_by_hand():
+    # Gram matrices of constant features x are x x^T / c: of (1, 2) and (2, 0), the difference has
+    # the squared norm 9 + 4 + 4 + 16 = 33 of quarters, the target 16.
+    target = jnp.broadcast_to(jnp.array([2.0, 0.0]), (1, 3, 5, 2))
+    prediction = jnp.broadcast_to(jnp.array([1.0, 2.0]), (1, 3, 5, 2))
+    loss = relative_gram_loss({"a": prediction}, {"a": target})
+    assert loss.item() == pytest.approx(33 / 16, rel=1e-5)
+    # The scale of a layer does not matter; pictures are summed before the quotient, layers add.
+    pictures = [jnp.concatenate([x, 9 * target]) for x in (prediction, target)]
+    layers = [{"a": x, "b": 5 * x} for x in pictures]
+    expected = 2 * 33 / (16 + 81**2 * 16)
+    assert relative_gram_loss(*layers).item() == pytest.approx(expected, rel=1e-5)
+    assert relative_gram_loss({"a": target}, {"a": target}) == 0
 
 
 def test_texture_loss_by_hand():

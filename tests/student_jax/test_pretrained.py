@@ -119,5 +119,6 @@ def test_no_network(monkeypatch):
         raise OSError("no route\nto host")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    with pytest.raises(InputError, match=r"cannot load hf://a/b: no route$"):
-        open_student("hf://a/b")
+    address = r"https://huggingface\.co/a/b/resolve/v1/model\.safetensors"
+    with pytest.raises(InputError, match=rf"hf://a/b@v1: no route; .* {address} .*--checkpoint"):
+        open_student("hf://a/b@v1")

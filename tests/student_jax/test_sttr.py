@@ -12,7 +12,7 @@ from flax import nnx
 
 from student_jax import STTR, STTRConfig
 from student_jax.models.attention import attention, flash_attention
-from student_jax.models.convolution import UpsampleConv
+from student_jax.models.convolution import ReflectConv, UpsampleConv
 from student_jax.models.imagenet import MEAN, normalise
 from student_jax.models.position_encoding import position_encoding
 
@@ -208,6 +208,19 @@ def test_upsample_conv_agrees_with_its_plain_form(size):
     dimensions = ("NHWC", "HWIO", "NHWC")
     expected = layer.bias[...] + jax.lax.conv_general_dilated(
         padded, layer.kernel[...], (1, 1), "VALID", dimension_numbers=dimensions
+    )
+    # The same sums in another order: float32 rounding.
+    np.testing.assert_allclose(layer(x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(2, 2), (2, 3), (5, 4)])
+def test_reflect_conv_agrees_with_its_plain_form(size):
+    layer = ReflectConv(3, 4, rngs=nnx.Rngs(0))
+    layer.bias[...] = jnp.arange(4.0)
+    x = jax.random.normal(jax.random.key(1), (2, *size, 3))
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    expected = layer.bias[...] + jax.lax.conv_general_dilated(
+        padded, layer.kernel[...], (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
     # The same sums in another order: float32 rounding.
     np.testing.assert_allclose(layer(x), expected, rtol=1e-5, atol=1e-5)
