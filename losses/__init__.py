@@ -27,9 +27,9 @@ __all__ = [
     "distillation_loss",
     "gram_loss",
     "gram_matrix",
-    "relative_gram_loss",
     "perceptual_loss",
     "pixel_loss",
+    "relative_gram_loss",
     "texture_loss",
     "total_variation_loss",
 ]
