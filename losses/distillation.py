@@ -23,6 +23,7 @@ class DistillationWeights:
     perceptual: float = 0.0
     texture: float = 0.0
     relative_gram: float = 0.0
+    style_gram: float = 0.0
 
     def __post_init__(self):
         weights = dataclasses.astuple(self)
@@ -41,9 +42,10 @@ L3 = DistillationWeights(pixel=0.7, gram=0.3)
 PERCEPTUAL = DistillationWeights(pixel=1.0, gram=0.0, perceptual=0.01)
 """A mean squared error alone rewards blur; here both terms are of like size at the end of a
 training, when the pixel term is about 0.01 and the perceptual one about 1."""
-TEXTURE = DistillationWeights(pixel=1.0, gram=0.0, texture=0.1, relative_gram=0.1)
+TEXTURE = DistillationWeights(pixel=1.0, gram=0.0, texture=0.1, relative_gram=0.1, style_gram=0.05)
 """The pixel term places colours and edges, the texture term asks for the amount of texture there,
-and the Gram term for what it is made of."""
+and the Gram terms for what it is made of in the teacher's picture and in the style: what cannot be
+foretold of the one is, on average, between content and style."""
 
 
 def gram_loss(
@@ -100,13 +102,15 @@ def distillation_loss(
     target_features: Features | None,
     weights: DistillationWeights,
     gram_reduction: Literal["sum", "mean"] = "sum",
+    style_features: Features | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """How far a student's prediction is from its teacher's picture.
 
     The sum of `pixel_loss`, `gram_loss`, `perceptual_loss`, `texture_loss` and
-    `relative_gram_loss`, each times its weight: L1 is the pixel term alone, L2 weighs pixel and
-    Gram term alike, L3 is 0.7 of the first and 0.3 of the second; PERCEPTUAL has the pixel and the
-    perceptual term, TEXTURE the pixel term and the last two.
+    `relative_gram_loss`, the last to the target and to the style, each times its weight: L1 is the
+    pixel term alone, L2 weighs pixel and Gram term alike, L3 is 0.7 of the first and 0.3 of the
+    second; PERCEPTUAL has the pixel and the perceptual term, TEXTURE the pixel term and the last
+    three.
 
     Args:
         prediction, target: pictures in [0, 1] (a prediction may leave that range).
@@ -114,6 +118,7 @@ def distillation_loss(
             relu2_1, relu3_1 and relu4_1; not read, and may be None, unless weights.need_features.
         weights: L1, L2, L3, PERCEPTUAL, TEXTURE or others.
         gram_reduction: as in `gram_loss`.
+        style_features: those of the style pictures; not read unless weights.style_gram.
 
     Returns:
         The loss, and the unweighted terms by the names in `DistillationWeights`; but for "pixel",
@@ -132,4 +137,6 @@ def distillation_loss(
         terms["texture"] = texture_loss(*sides)
     if weights.relative_gram:
         terms["relative_gram"] = relative_gram_loss(*sides)
+    if weights.style_gram:
+        terms["style_gram"] = relative_gram_loss(sides[0], style_features or {})
     return sum(getattr(weights, name) * term for name, term in terms.items()), terms

@@ -24,7 +24,7 @@ LOSSES: dict[str, DistillationWeights] = {
 
 FeatureNetwork = VGG16 | VGG19
 LossFunction = Callable[
-    [nnx.State, Float[Array, "b h w 3"], Float[Array, "b h w 3"], Key[Array, ""]],
+    [nnx.State, *[Float[Array, "b h w 3"]] * 3, Key[Array, ""]],
     tuple[Float[Array, ""], dict[str, Float[Array, ""]]],
 ]
 
@@ -52,7 +52,7 @@ def make_objective(
     gram_reduction: Literal["sum", "mean"],
     features_crop: int | None = None,
 ) -> tuple[LossFunction, nnx.State]:
-    """The loss as a pure function of (feature parameters, prediction, target, key).
+    """The loss as a pure function of (feature parameters, prediction, target, style, key).
 
     Returns:
         The function and the feature parameters. They travel as an argument because arrays that a
@@ -65,24 +65,26 @@ def make_objective(
     """
     if not weights.need_features:
 
-        def pixel_objective(_, prediction, target, key):
+        def pixel_objective(_, prediction, target, style, key):
             return distillation_loss(prediction, target, None, None, weights)
 
         return pixel_objective, nnx.State({})
     graphdef, parameters = nnx.split(features)
 
-    def objective(parameters, prediction, target, key):
+    def objective(parameters, prediction, target, style, key):
         network = nnx.merge(graphdef, parameters)
-        parts = (prediction, target)
-        if features_crop is not None:
-            parts = tuple(_square(part, features_crop, key) for part in parts)
+
+        def part(images):
+            return images if features_crop is None else _square(images, features_crop, key)
+
         return distillation_loss(
             prediction,
             target,
-            network(parts[0]),
-            jax.lax.stop_gradient(network(parts[1])),
+            network(part(prediction)),
+            jax.lax.stop_gradient(network(part(target))),
             weights,
             gram_reduction,
+            jax.lax.stop_gradient(network(part(style))) if weights.style_gram else None,
         )
 
     return objective, parameters

@@ -39,7 +39,7 @@ def train_step(
         model = nnx.merge(graphdef, params, stats, copy=True)
         dropout_key, objective_key = jax.random.split(key)
         prediction = model(content, style, train=True, rngs=nnx.Rngs(dropout=dropout_key))
-        loss, terms = objective(features, prediction, target, objective_key)
+        loss, terms = objective(features, prediction, target, style, objective_key)
         _, _, stats = nnx.split(model, trained(config.model), ...)
         return loss, (stats, {"loss": loss, **terms})
 

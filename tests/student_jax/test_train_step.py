@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 from jax.sharding import AbstractMesh, PartitionSpec
 
-from losses import L1, L2, PERCEPTUAL
+from losses import L1, L2, PERCEPTUAL, DistillationWeights
 from student_jax import STTR, STTRConfig
 from student_jax.convert import bundled_vgg16
 from student_jax.objective import make_objective
@@ -126,15 +126,19 @@ def test_large_arrays_are_split_along_their_longest_axis():
     assert spec(side, side // 2) == PartitionSpec()  # small
 
 
-@pytest.mark.parametrize("weights", [L2, PERCEPTUAL])
-def test_objectives_compare_features(weights):
-    images = jax.random.uniform(jax.random.key(0), (2, 1, 16, 16, 3))
+STYLE_GRAM = DistillationWeights(pixel=1.0, gram=0.0, style_gram=0.5)
+
+
+@pytest.mark.parametrize(
+    ("weights", "name"), [(L2, "gram"), (PERCEPTUAL, "perceptual"), (STYLE_GRAM, "style_gram")]
+)
+def test_objectives_compare_features(weights, name):
+    images = jax.random.uniform(jax.random.key(0), (3, 1, 16, 16, 3))
     whole, parameters = make_objective(weights, bundled_vgg16(), "sum")
     part, _ = make_objective(weights, bundled_vgg16(), "sum", features_crop=8)
     large, _ = make_objective(weights, bundled_vgg16(), "sum", features_crop=999)
     key = jax.random.key(1)
     loss, terms = whole(parameters, *images, key)
-    name = "gram" if weights is L2 else "perceptual"
     expected = weights.pixel * terms["pixel"] + getattr(weights, name) * terms[name]
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     assert large(parameters, *images, key)[1][name] == terms[name]
