@@ -42,7 +42,7 @@ L3 = DistillationWeights(pixel=0.7, gram=0.3)
 PERCEPTUAL = DistillationWeights(pixel=1.0, gram=0.0, perceptual=0.01)
 """A mean squared error alone rewards blur; here both terms are of like size at the end of a
 training, when the pixel term is about 0.01 and the perceptual one about 1."""
-TEXTURE = DistillationWeights(pixel=1.0, gram=0.0, texture=0.1, relative_gram=0.1, style_gram=0.05)
+TEXTURE = DistillationWeights(pixel=1.0, gram=0.0, texture=0.1, relative_gram=0.1, style_gram=0.06)
 """The pixel term places colours and edges, the texture term asks for the amount of texture there,
 and the Gram terms for what it is made of in the teacher's picture and in the style: what cannot be
 foretold of the one is, on average, between content and style."""

@@ -166,7 +166,7 @@ class TrainConfig:
     loss: Literal["L1", "L2", "L3", "perceptual", "texture"] = "L1"
     """L1 = MSE, L2 = 0.5 MSE + 0.5 Gram, L3 = 0.7 MSE + 0.3 Gram, perceptual = MSE + 0.01 distance
     of features, texture = MSE + 0.1 difference of the amount of texture + 0.1 relative
-    Gram distance to the teacher + 0.05 to the style."""
+    Gram distance to the teacher + 0.06 to the style."""
     features: Literal["vgg16", "vgg19"] = "vgg16"
     """Network whose features all but L1 compare: VGG16 is bundled; VGG19, the study's, is
     downloaded once."""
