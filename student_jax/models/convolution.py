@@ -30,7 +30,7 @@ class ReflectConv(nnx.Conv):
         )
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c2"]:
-        """Convolve features of at least 2 x 2."""
+        """Convolve; of a single row or column the mirror image is itself."""
         # Without padding of its own, XLA's CPU backend takes six times as long for a convolution.
         return super().__call__(_reflect(_reflect(x, 1), 2))[:, 1:-1, 1:-1]
 
@@ -38,7 +38,9 @@ class ReflectConv(nnx.Conv):
 def _reflect(x: Float[Array, "*shape"], axis: int) -> Float[Array, "*longer"]:
     at = functools.partial(jax.lax.slice_in_dim, x, axis=axis)
     n = x.shape[axis]
-    return jnp.concatenate([at(1, 2), x, at(n - 2, n - 1)], axis)
+    first = min(1, n - 1)
+    last = n - 1 - first
+    return jnp.concatenate([at(first, first + 1), x, at(last, last + 1)], axis)
 
 
 class UpsampleConv(nnx.Module):

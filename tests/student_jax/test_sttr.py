@@ -213,7 +213,7 @@ def test_upsample_conv_agrees_with_its_plain_form(size):
     np.testing.assert_allclose(layer(x), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("size", [(2, 2), (2, 3), (5, 4)])
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 4)])
 def test_reflect_conv_agrees_with_its_plain_form(size):
     layer = ReflectConv(3, 4, rngs=nnx.Rngs(0))
     layer.bias[...] = jnp.arange(4.0)
