@@ -381,11 +381,11 @@ def test_training_uses_and_updates_batch_statistics():
     assert jnp.abs(trained - predicted).max() > 1e-3
     for before, after in zip(jax.tree.leaves(stats), jax.tree.leaves(updated), strict=True):
         assert jnp.abs(after - before).max() > 0
-    for _ in range(100):
+    for _ in range(150):
         _, updated = train(updated)
     settled = jitted(nnx.merge(graphdef, params, updated))(content, style)
-    # After 100 steps on the same batch, 0.9^100 = 3e-5 of the initial statistics is left.
-    np.testing.assert_allclose(settled, trained, atol=2e-3 * jnp.abs(trained).max())
+    # After 150 steps on the same batch, 0.9^150 = 1e-7 of the initial statistics is left.
+    np.testing.assert_allclose(settled, trained, atol=2e-4 * jnp.abs(trained).max())
 
 
 def test_dropout_follows_its_key():
