@@ -48,6 +48,7 @@ class BenchmarkConfig:
 OBJECTIVES = {
     "L1": {"loss": "L1"},
     "perceptual, on 128 px": {"loss": "perceptual", "features_crop": 128},
+    "texture, on 128 px": {"loss": "texture", "features_crop": 128},
     "perceptual, on all": {"loss": "perceptual", "features_crop": None},
 }
 
