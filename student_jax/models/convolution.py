@@ -13,21 +13,13 @@ class ReflectConv(nnx.Conv):
     """A 3 x 3 convolution after reflection padding by 1.
 
     Zeros beyond the border, the mean colour, would draw a frame around the picture.
+
+    Args:
+        options: further ones of `nnx.Conv`.
     """
 
-    def __init__(
-        self,
-        in_dim: int,
-        out_dim: int,
-        *,
-        kernel_init: nnx.Initializer | None = None,
-        dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        init = kernel_init or nnx.initializers.lecun_normal()
-        super().__init__(
-            in_dim, out_dim, (3, 3), padding="SAME", kernel_init=init, dtype=dtype, rngs=rngs
-        )
+    def __init__(self, in_dim: int, out_dim: int, **options):
+        super().__init__(in_dim, out_dim, (3, 3), padding="SAME", **options)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c2"]:
         """Convolve; of a single row or column the mirror image is itself."""
