@@ -1,4 +1,4 @@
-"""Multi-head attention: by cuDNN where it can, else whole or in exact chunks of queries."""
+"""Multi-head attention: by cuDNN where it can, else whole or in exact parts."""
 
 from typing import Literal
 
@@ -32,9 +32,10 @@ def attention(
         query, key, value: n queries and m keys with their values, in k heads of d channels.
         padding: True where a key is padding and must get no weight.
         dropout_rate, dropout_key: dropout of the attention weights; none without a key.
-        score_bytes: when the float32 scores take more than this, queries are handled in chunks
-            that take less, one after the other (and again in the backward pass), with the same
-            result. By default a constant that suits the backend, and cuDNN where it can.
+        score_bytes: when the float32 scores take more than this, heads, and then their queries,
+            are handled in parts that take less, one after the other (and again in the backward
+            pass), with the same result. By default a constant that suits the backend, and cuDNN
+            where it can.
     """
     b, n, k, d = query.shape
     m = key.shape[1]
@@ -45,32 +46,46 @@ def attention(
             return flash_attention(query, key, value, padding)
         score_bytes = CPU_SCORE_BYTES if jax.default_backend() == "cpu" else SCORE_BYTES
 
-    def attend(query, dropout_key):
-        # Scores are laid out keys first: reducing over the slower axis vectorises over queries.
+    def attend(query, key, value, dropout_key):
         scores = jnp.einsum(
-            "bmkd,bnkd->bkmn", key, query * d**-0.5, preferred_element_type=jnp.float32
+            "bknd,bkmd->bknm", query * d**-0.5, key, preferred_element_type=jnp.float32
         )
         if padding is not None:
-            scores = jnp.where(padding[:, None, :, None], jnp.finfo(jnp.float32).min, scores)
-        weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=2, keepdims=True)))
-        total = jnp.einsum("bkmn->bnk", weights)
+            scores = jnp.where(padding[:, None, None, :], jnp.finfo(jnp.float32).min, scores)
+        weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=3, keepdims=True)))
+        total = jnp.einsum("bknm->bkn", weights)
         drop = nnx.Dropout(dropout_rate, deterministic=dropout_key is None)
         weights = drop(weights, rngs=dropout_key).astype(value.dtype)
         # Normalising the output rather than the weights saves a pass over the scores.
-        output = jnp.einsum("bkmn,bmkd->bnkd", weights, value, preferred_element_type=jnp.float32)
+        output = jnp.einsum("bknm,bkmd->bknd", weights, value, preferred_element_type=jnp.float32)
         return (output / total[..., None]).astype(value.dtype)
 
-    chunk = max(1, score_bytes // (4 * b * k * m))
-    if chunk >= n:
-        return attend(query, dropout_key)
+    # Rows of one head side by side: the products then read memory in its order.
+    query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
+    if 4 * b * k * n * m <= score_bytes:
+        return attend(query, key, value, dropout_key).swapaxes(1, 2)
 
-    num_chunks = -(-n // chunk)
+    # As many heads at once as fit, else one head and a part of its queries. The batch stays whole,
+    # since it may lie on several devices.
+    rows = max(1, score_bytes // (4 * b * m))
+    heads = max(g for g in range(1, k + 1) if k % g == 0 and (g == 1 or g * n <= rows))
+    num_chunks = -(-heads * n // rows)
     chunk = -(-n // num_chunks)  # chunks of about equal size, so that little is padding
-    padded = jnp.pad(query, ((0, 0), (0, num_chunks * chunk - n), (0, 0), (0, 0)))
-    chunks = padded.reshape(b, num_chunks, chunk, k, d).swapaxes(0, 1)
-    keys = None if dropout_key is None else jax.random.split(dropout_key, num_chunks)
-    output = jax.lax.map(jax.checkpoint(lambda args: attend(*args)), (chunks, keys))
-    return output.swapaxes(0, 1).reshape(b, num_chunks * chunk, k, d)[:, :n]
+
+    def attend_in_chunks(args):
+        query, key, value, dropout_keys = args
+        padded = jnp.pad(query, ((0, 0), (0, 0), (0, num_chunks * chunk - n), (0, 0)))
+        chunks = jnp.moveaxis(padded.reshape(b, heads, num_chunks, chunk, d), 2, 0)
+        attend_chunk = jax.checkpoint(lambda args: attend(args[0], key, value, args[1]))
+        output = jnp.moveaxis(jax.lax.map(attend_chunk, (chunks, dropout_keys)), 0, 2)
+        return output.reshape(b, heads, num_chunks * chunk, d)[:, :, :n]
+
+    def groups(x):
+        return jnp.moveaxis(x.reshape(b, k // heads, heads, -1, d), 1, 0)
+
+    keys = None if dropout_key is None else jax.random.split(dropout_key, (k // heads, num_chunks))
+    output = jax.lax.map(attend_in_chunks, (groups(query), groups(key), groups(value), keys))
+    return jnp.moveaxis(output, 0, 1).reshape(b, k, n, d).swapaxes(1, 2)
 
 
 def flash_attention(
