@@ -253,24 +253,22 @@ def torch_step(
 
 def attention_memory() -> None:
     """Print what self-attention of the content needs beside its inputs, as the compiler counts."""
-    print("\n| content px | tokens | whole | and backward | chunked | and backward |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print("\n| content px | tokens | all scores | chunked | and backward |")
+    print("| --- | --- | --- | --- | --- |")
+    heads, channels = 8, 32
     for size in (256, 512, 1024, 2048):
         n = (size // 8) ** 2
-        x = jax.ShapeDtypeStruct((1, n, 8, 32), jnp.float32)
-        cells = []
-        for score_bytes in (2**62, CPU_SCORE_BYTES):
+        x = jax.ShapeDtypeStruct((1, n, heads, channels), jnp.float32)
 
-            def forward(q, k, v, score_bytes=score_bytes):
-                return attention(q, k, v, score_bytes=score_bytes)
+        def forward(q, k, v):
+            return attention(q, k, v, score_bytes=CPU_SCORE_BYTES)
 
-            def step(q, k, v, forward=forward):
-                return jax.grad(lambda *args: forward(*args).sum(), (0, 1, 2))(q, k, v)
+        def step(q, k, v):
+            return jax.grad(lambda *args: forward(*args).sum(), (0, 1, 2))(q, k, v)
 
-            for function in (forward, step):
-                memory = jax.jit(function).lower(x, x, x).compile().memory_analysis()
-                cells.append(f"{memory.temp_size_in_bytes / 2**20:,.0f} MiB")
-        print(f"| {size} | {n} | {' | '.join(cells)} |")
+        memory = [jax.jit(f).lower(x, x, x).compile().memory_analysis() for f in (forward, step)]
+        counted = [4 * heads * n**2, *(of.temp_size_in_bytes for of in memory)]
+        print(f"| {size} | {n} | {' | '.join(f'{x / 2**20:,.0f} MiB' for x in counted)} |")
 
 
 def student_memory() -> None:

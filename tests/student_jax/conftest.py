@@ -8,11 +8,10 @@ import pytest
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 
+from negatives import SIZE, negative
 
 from student_jax.config import STTRConfig, TrainConfig
 from triplets import ImageSet, TripletWriter
-
-SIZE = 48
 
 
 @pytest.fixture(scope="session")
@@ -35,11 +34,6 @@ def triplets(tmp_path_factory):
         rows = writer.shard_pairs(shard)
         writer.write_shard(shard, negative(contents[rows[:, 0]], styles[rows[:, 1]]))
     return root
-
-
-def negative(content, style):
-    tint = style.mean(axis=(-3, -2), keepdims=True)
-    return ((255 - content.astype(float)) * 0.5 + tint * 0.5).round().astype(np.uint8)
 
 
 @pytest.fixture(scope="session")

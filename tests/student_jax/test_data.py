@@ -2,7 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
-from conftest import SIZE, negative
+from negatives import SIZE, negative
 
 from student_jax.data import load_sources, split_triplets, training_batches
 from triplets import ImageSet, InputError, TripletDataset, TripletWriter
