@@ -92,9 +92,7 @@ def main(config: Config) -> None:
 
     device, versions, known, measured = cells("peak")
     peak = (config.peak_tflops or known or measured) * 1e12
-    source = (
-        "given" if config.peak_tflops else "data sheet" if known else "measured, matrix product"
-    )
+    source = "given" if config.peak_tflops else "data sheet" if known else "of a matrix product"
     print(
         f"{device}; {versions}; the {config.preset} student, {config.size} x {config.size} px, "
         f"{config.dtype}; peak {peak / 1e12:.3g} TFLOP/s ({source})"
