@@ -28,7 +28,9 @@ class Config:
 
     checkpoint: str = "mini"
     style: str = "van_gogh_harvest"
+    """Sample painting; its middle of 256 x 256 px."""
     height: int = 272
+    """Of the middle of every photograph, in pixels."""
     width: int = 336
 
 

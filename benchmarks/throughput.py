@@ -41,7 +41,7 @@ from student_jax.progress import peak_flops
 from student_jax.train_state import create_train_state, make_optimiser
 from student_jax.train_step import train_step
 
-KINDS = ("forward", "training", "training without dropout")
+Kind = Literal["forward", "training", "training without dropout"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Config:
     batches: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Of the computation; parameters stay float32."""
-    kinds: tuple[Literal["forward", "training", "training without dropout"], ...] = KINDS
+    kinds: tuple[Kind, ...] = ("forward", "training", "training without dropout")
     peak_tflops: float | None = None
     """Peak rate of the device; by default that of its data sheet, or else the rate of a product of
     two square matrices, measured here."""
@@ -69,7 +69,7 @@ class Worker:
     """What one process measures."""
 
     what: Literal["rate", "stages", "profile", "peak"]
-    kind: str
+    kind: Kind
     batch: int
     preset: str
     size: int
@@ -80,8 +80,8 @@ class Worker:
 def main(config: Config) -> None:
     """Print the device and the tables."""
 
-    def cells(what: str, kind: str = "forward", batch: int = 1) -> list | None:
-        """None when it did not fit or took too long."""
+    def cells(what: str, kind: Kind = "forward", batch: int = 1) -> list | None:
+        """None when it failed, as for want of memory, or took too long."""
         worker = Worker(
             *(what, kind, batch, config.preset, config.size, config.dtype, config.seconds)
         )
@@ -104,9 +104,7 @@ def main(config: Config) -> None:
         for batch in config.batches:
             row = cells("rate", kind, batch)
             if row is None:
-                print(
-                    f"| {batch} | did not fit, or took more than {config.limit_s:.0f} s | | | | |"
-                )
+                print(f"| {batch} | failed, or took more than {config.limit_s:.0f} s | | | | |")
                 break
             flops, rate, latency, memory = row
             if kind == "forward":
@@ -118,7 +116,7 @@ def main(config: Config) -> None:
             )
     print(f"\n| stage of the forward pass, batch {fitting} | GFLOP | ms | of the time | of peak |")
     print("| --- | --- | --- | --- | --- |")
-    stages = cells("stages", batch=fitting)
+    stages = cells("stages", batch=fitting) or []
     total = sum(seconds for *_, seconds in stages)
     for name, flops, seconds in stages:
         share = flops / seconds / peak
@@ -128,7 +126,7 @@ def main(config: Config) -> None:
         )
     print(f"\n| operation in the forward pass, batch {fitting} | times | of the device's time |")
     print("| --- | --- | --- |")
-    for name, count, share in cells("profile", batch=fitting):
+    for name, count, share in cells("profile", batch=fitting) or []:
         print(f"| `{name}` | {count} | {share:.1%} |")
 
 
@@ -141,7 +139,7 @@ def measure(worker: Worker) -> None:
 def peak(worker: Worker) -> list:
     """The device, versions, its TFLOP/s by the data sheet (or None) and in a matrix product."""
     x = jnp.ones((4096, 4096), worker.dtype)
-    seconds = seconds_each(program(jnp.matmul, x, x), worker.seconds)
+    seconds = seconds_each(program(jnp.matmul, x, x).call, worker.seconds)
     known = peak_flops(None) if worker.dtype == "bfloat16" else None
     versions = f"jax {jax.__version__}, jaxlib {jax.lib.__version__}"
     device = jax.devices()[0].device_kind
@@ -151,8 +149,8 @@ def peak(worker: Worker) -> list:
 def rate(worker: Worker) -> list[float]:
     """FLOP a picture, pictures a second, seconds of a call that is waited for, bytes."""
     run = forward(worker) if worker.kind == "forward" else training(worker)
-    latency = seconds_waited(run, worker.seconds)
-    each = seconds_each(run, worker.seconds)
+    latency = seconds_waited(run.call, worker.seconds)
+    each = seconds_each(run.call, worker.seconds)
     counted = jax.devices()[0].memory_stats()
     held = run.bytes if counted is None else counted["peak_bytes_in_use"]
     return [run.flops / worker.batch, worker.batch / each, latency, held]
@@ -171,29 +169,31 @@ def stages(worker: Worker) -> list[tuple[str, int, float]]:
 
     encode_style = program(part(STTR.encode_style), state, style)
     encode_content = program(part(STTR.encode_content), state, content)
-    memory = encode_style()
-    grid, skips = encode_content()
+    memory = encode_style.call()
+    grid, skips = encode_content.call()
     h, w = grid.shape[1:3]
     position = position_encoding(jnp.zeros((1, h, w), bool), model.config.hidden_dim)
     transform = program(part(STTR.transform), state, flat(grid), flat(position), (memory,))
-    painted = transform().reshape(*grid.shape[:3], -1)
+    painted = transform.call().reshape(*grid.shape[:3], -1)
     paint = program(part(STTR.paint), state, painted, skips)
-    names = {
+    parts = {
         "style: backbone and encoder": encode_style,
         "content: backbone": encode_content,
         "decoder": transform,
         "tail": paint,
     }
-    return [(name, run.flops, seconds_each(run, worker.seconds)) for name, run in names.items()]
+    return [
+        (name, run.flops, seconds_each(run.call, worker.seconds)) for name, run in parts.items()
+    ]
 
 
 def profile(worker: Worker, most: int = 12) -> list[tuple[str, int, float]]:
     """Name, number and share of time of the operations that take longest in a forward pass."""
     run = forward(worker)
-    jax.block_until_ready(run())
+    jax.block_until_ready(run.call())
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
-            jax.block_until_ready(run())
+            jax.block_until_ready(run.call())
         (path,) = Path(folder).rglob("*.xplane.pb")
         planes = list(jax.profiler.ProfileData.from_file(str(path)).planes)
     devices = [plane for plane in planes if plane.name.startswith("/device:")]
@@ -221,10 +221,6 @@ class Program(NamedTuple):
     flops: int
     bytes: int
     """Peak memory, as the compiler counts."""
-
-    def __call__(self):
-        """Start it once."""
-        return self.call()
 
 
 def program(function: Callable, *args, donate: bool = False) -> Program:
@@ -285,23 +281,23 @@ def training(worker: Worker) -> Program:
     return program(step, state, batch, features, donate=True)
 
 
-def seconds_waited(run: Callable, seconds: float) -> float:
+def seconds_waited(call: Callable, seconds: float) -> float:
     """Median of a call that is waited for."""
-    jax.block_until_ready(run())  # the first call also sets things up
+    jax.block_until_ready(call())  # the first call also sets things up
     times, start = [], time.perf_counter()
     while len(times) < 3 or time.perf_counter() - start < seconds:
         before = time.perf_counter()
-        jax.block_until_ready(run())
+        jax.block_until_ready(call())
         times.append(time.perf_counter() - before)
     return statistics.median(times)
 
 
-def seconds_each(run: Callable, seconds: float) -> float:
+def seconds_each(call: Callable, seconds: float) -> float:
     """Time of a call among many that follow each other without waiting."""
-    count = max(2, round(seconds / seconds_waited(run, 0)))
+    count = max(2, round(seconds / seconds_waited(call, 0)))
     start = time.perf_counter()
     for _ in range(count):
-        output = run()
+        output = call()
     jax.block_until_ready(output)
     return (time.perf_counter() - start) / count
 
