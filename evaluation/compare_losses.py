@@ -318,15 +318,15 @@ def verdicts(by_seed: dict[str, list[dict[str, dict[str, float]]]]) -> list[str]
 def summary(by_seed: dict[str, list[dict[str, dict[str, float]]]]) -> str:
     """How many of the study's findings the held-out triplets confirm."""
     of_set = {loss: [run[HELD_OUT] for run in runs] for loss, runs in by_seed.items()}
-    counts = {"agree": 0, "disagree": 0, "are undecided": 0}
+    counts = {"agreeing": 0, "disagreeing": 0, "undecided": 0}
     for claim in CLAIMS:
         holds = [difference > 0 for difference in claim.differences(of_set)]
-        outcome = "agree" if all(holds) else "are undecided" if any(holds) else "disagree"
+        outcome = "agreeing" if all(holds) else "undecided" if any(holds) else "disagreeing"
         counts[outcome] += 1
-    parts = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+    parts = ", ".join(f"{outcome}: {count}" for outcome, count in counts.items())
     seeds = len(by_seed["L1"])
     return (
-        f"Of {len(CLAIMS)} comparisons on the held-out triplets {parts}. To agree, a finding must "
+        f"Of {len(CLAIMS)} comparisons on the held-out triplets, {parts}. To agree, a finding must "
         f"hold with every one of the {seeds} seeds, to disagree with none."
     )
 

@@ -57,7 +57,9 @@ def test_verdicts_follow_from_the_figures():
 
 def test_summary_counts_the_verdicts():
     # Agree: L2's error, L3's brightness. Undecided: L2's saturation. Ties are no agreement.
-    expected = "Of 8 comparisons on the held-out triplets 2 agree, 5 disagree, 1 are undecided."
+    expected = (
+        "Of 8 comparisons on the held-out triplets, agreeing: 2, disagreeing: 5, undecided: 1."
+    )
     assert expected in summary(BY_SEED)
 
 
