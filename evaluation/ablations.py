@@ -4,6 +4,8 @@ Each trains some variants of one thing, measures them on the same held-out tripl
 curve and a paragraph from the figures.
 """
 
+import hashlib
+import itertools
 import json
 import math
 import shlex
@@ -19,9 +21,19 @@ from jaxtyping import Int
 
 from evaluation.evaluate import spread
 from evaluation.measures import MEASURES, Judge
-from evaluation.report import heading, write_text
+from evaluation.report import cell, heading, write_text
 from evaluation.runs import TrainingRun, ensure_all
-from evaluation.study import ExampleSet, judged, machine, spread_cell
+from evaluation.study import (
+    MIN_SEEDS,
+    ExampleSet,
+    Values,
+    baselines,
+    judged,
+    machine,
+    means,
+    side,
+    spread_cell,
+)
 from student_jax.compilation import enable_compilation_cache
 from student_jax.config import STTRConfig
 from student_jax.data import split_triplets
@@ -51,7 +63,7 @@ class AblationConfig:
     on the widths of the mini student."""
     out: Path = Path("runs/studies")
     """Folder of the runs, which studies share; the same command continues what was interrupted."""
-    report: Path = Path("docs/experiments")
+    report: Path = Path("runs/experiments")
     """Folder for STUDY.md, STUDY.png and STUDY.json."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One run for every variant and seed."""
@@ -90,6 +102,13 @@ class Variant:
     """Further ones of scripts/train_flax.py."""
     rows: tuple[int, ...] | None = None
     """Triplets to train on; None for all that are not held out."""
+    note: str = ""
+    """What the label does not say."""
+
+    @property
+    def cell(self) -> str:
+        """First cell of its row in the table."""
+        return f"{self.label} ({self.note})" if self.note else self.label
 
 
 @dataclass(frozen=True)
@@ -100,6 +119,31 @@ class Plan:
     axis: str
     variants: Sequence[Variant]
     logarithmic: bool = True
+    column: str | None = None
+    """Head of the variants' column in the table; None: the axis."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was measured."""
+
+    by_variant: dict[str, list[Values]]
+    """By label, one of every seed: by measure, by picture."""
+    pairs: Sequence[tuple[str, str]]
+    """Content and style of each picture."""
+    teacher: dict[str, float]
+    """The mean of each measure of the teacher's own pictures."""
+
+    def seeds(self, variant: Variant, measure: str) -> list[float]:
+        """The mean of every seed."""
+        return [float(np.mean(run[measure])) for run in self.by_variant[variant.label]]
+
+    def side(self, variant: Variant, other: Variant, measure: str) -> int:
+        """On which side of another variant one surely lies; see `evaluation.study.side`."""
+        own, others = (
+            np.array([run[measure] for run in self.by_variant[of.label]]) for of in (variant, other)
+        )
+        return side(own - others, self.pairs)
 
 
 def plan_triplets(
@@ -178,8 +222,10 @@ def plan_size(
             values = value if isinstance(value, tuple) else (value,)
             flags += [f"--model.{field.replace('_', '-')}", *map(str, values)]
         millions = count_parameters(replace(mini, **fields)) / 1e6
-        variants.append(Variant(f"{factor:g} x mini", millions, flags=tuple(flags)))
-    return Plan("How large must a student be?", "million parameters", variants)
+        note = f"{millions:.2f} M"
+        variants.append(Variant(f"{factor:g} x mini", millions, flags=tuple(flags), note=note))
+    question, column = "How large must a student be?", "widths (parameters)"
+    return Plan(question, "million parameters", variants, column=column)
 
 
 def plan_gram(
@@ -221,18 +267,16 @@ def ablate(config: AblationConfig) -> None:
     plan = PLANS[config.study](dataset, split.train, config.points)
     validation = config.validation
     if validation is None:
-        validation = config.out / "held-out"
-        subset(dataset, spread(split.held_out, config.max_pairs), validation)
+        validation = subset(dataset, spread(split.held_out, config.max_pairs), config.out).root
     held_out = TripletDataset(validation)
     examples = ExampleSet([(held_out, spread(np.arange(len(held_out)), config.max_pairs))])
+    described = examples.described(dataset, split.train)
     runs = {}
     for variant in plan.variants:
         rows = split.train if variant.rows is None else np.array(variant.rows)
         data = config.data
         if len(rows) < len(dataset):
-            name = "train" if variant.rows is None else f"{config.study}-{len(rows)}-{variant.x:g}"
-            data = config.out / f"data-{name}"
-            subset(dataset, [int(row) for row in rows], data)
+            data = subset(dataset, rows.tolist(), config.out).root
         runs[variant.label] = [
             TrainingRun(
                 *(config.out, data, validation, variant.loss, seed, config.steps),
@@ -243,20 +287,26 @@ def ablate(config: AblationConfig) -> None:
     # All variants of a seed before the next seed: a curve stands as early as can be.
     ensure_all(run for column in zip(*runs.values(), strict=True) for run in column)
     judge = Judge(structure=False)
-    figures = {
-        label: [judged(run, judge, examples) for run in of_variant]
-        for label, of_variant in runs.items()
-    }
+    figures = Figures(
+        {label: [judged(run, judge, examples) for run in of] for label, of in runs.items()},
+        examples.pairs,
+        baselines(config.out, judge, examples)["teacher"],
+    )
     config.report.mkdir(parents=True, exist_ok=True)
-    write_text(config.report / f"{config.study}.json", json.dumps(figures, indent=2))
+    plain = {label: list(map(means, of)) for label, of in figures.by_variant.items()}
+    write_text(config.report / f"{config.study}.json", json.dumps(plain, indent=2))
     draw_curve(plan, figures, config.report / f"{config.study}.png")
-    text = report_text(config, plan, figures, len(examples))
+    text = report_text(config, plan, figures, described)
     write_text(config.report / f"{config.study}.md", text)
     print(text)
 
 
-def subset(dataset: TripletDataset, rows: Sequence[int], root: Path) -> TripletDataset:
-    """A dataset of some of the triplets, written once; with only their contents and styles."""
+def subset(dataset: TripletDataset, rows: Sequence[int], folder: Path) -> TripletDataset:
+    """A dataset of some of the triplets, with only their contents and styles.
+
+    It is written once, in a folder of its own below `folder` that is named by a hash of them.
+    """
+    of = hashlib.sha256(json.dumps([dataset.fingerprint, *map(int, rows)]).encode()).hexdigest()
     pairs = dataset.pairs[list(rows)]
     used = [np.unique(column, return_inverse=True) for column in pairs.T]
     size = tuple(dataset.manifest["image_size"])
@@ -270,7 +320,7 @@ def subset(dataset: TripletDataset, rows: Sequence[int], root: Path) -> TripletD
         )
     )
     writer = TripletWriter(
-        root,
+        folder / f"data-{of[:12]}",
         contents=contents,
         styles=styles,
         pairs=np.stack([places for _, places in used], axis=1),
@@ -280,10 +330,10 @@ def subset(dataset: TripletDataset, rows: Sequence[int], root: Path) -> TripletD
     for shard in writer.missing_shards():
         chosen = rows[shard * SHARD_SIZE : (shard + 1) * SHARD_SIZE]
         writer.write_shard(shard, np.stack([dataset[row].stylised for row in chosen]))
-    return TripletDataset(root)
+    return TripletDataset(writer.root)
 
 
-def draw_curve(plan: Plan, figures: dict[str, list[dict[str, float]]], path: Path) -> None:
+def draw_curve(plan: Plan, figures: Figures, path: Path) -> None:
     """Every seed as a point and their mean as a line, one panel a measure.
 
     Raises:
@@ -298,7 +348,7 @@ def draw_curve(plan: Plan, figures: dict[str, list[dict[str, float]]], path: Pat
     figure = Figure(figsize=(4.2 * len(CURVES), 3.2), layout="constrained")
     x = [variant.x for variant in plan.variants]
     for axes, measure in zip(figure.subplots(1, len(CURVES)), CURVES, strict=True):
-        values = [[run[measure] for run in figures[v.label]] for v in plan.variants]
+        values = [figures.seeds(variant, measure) for variant in plan.variants]
         for place, of_variant in zip(x, values, strict=True):
             axes.plot([place] * len(of_variant), of_variant, "o", color="C0", alpha=0.4)
         axes.plot(x, [np.mean(of_variant) for of_variant in values], "-", color="C0")
@@ -317,13 +367,15 @@ def _tick(x: float) -> str:
     return f"{x:.0f}" if x.is_integer() else f"{x:.3g}"
 
 
-def report_text(
-    config: AblationConfig,
-    plan: Plan,
-    figures: dict[str, list[dict[str, float]]],
-    held_out: int,
-) -> str:
-    """A paragraph, the curve and the table, in Markdown; all statements follow from the figures."""
+def report_text(config: AblationConfig, plan: Plan, figures: Figures, described: str) -> str:
+    """A paragraph, the curve and the table, in Markdown; all statements follow from the figures.
+
+    Args:
+        config: of the study.
+        plan: what was varied.
+        figures: what was measured.
+        described: the triplets that it was measured on.
+    """
     lines = [
         f"# {plan.question}",
         "",
@@ -331,50 +383,68 @@ def report_text(
         "",
         f"![Curve]({config.study}.png)",
         "",
-        f"| {plan.axis} | {' | '.join(map(heading, SHOWN))} |",
+        f"| {plan.column or plan.axis} | {' | '.join(map(heading, SHOWN))} |",
         f"| --- |{' ---: |' * len(SHOWN)}",
     ]
     for variant in plan.variants:
-        cells = [spread_cell(m, [run[m] for run in figures[variant.label]]) for m in SHOWN]
-        lines.append(f"| {variant.label} | {' | '.join(cells)} |")
-    seeds = "of one seed, so that small differences may be chance"
+        cells = [spread_cell(m, figures.seeds(variant, m)) for m in SHOWN]
+        lines.append(f"| {variant.cell} | {' | '.join(cells)} |")
+    lines.append(f"| teacher | {' | '.join(cell(m, figures.teacher[m]) for m in SHOWN)} |")
+    seeds = "of one seed"
     if len(config.seeds) > 1:
         seeds = f"± standard deviation over {len(config.seeds)} seeds"
-    words = ["--study", config.study, "--data", str(config.data), "--steps", str(config.steps)]
-    words += ["--seeds", *map(str, config.seeds)]
-    if config.points:
-        words += ["--points", *(f"{point:g}" for point in config.points)]
-    if config.validation:
-        words += ["--validation", str(config.validation)]
-    if config.flags:
-        words.append(f"--flags={config.flags}")
     lines += [
         "",
-        f"Mean over {held_out} triplets whose content and style no training saw, {seeds}; "
-        f"{config.steps} steps each of the training's preset `mini`. Machine: {machine()}.",
+        f"Mean over {described}; {seeds}; {config.steps} steps each of the training's preset "
+        f"`mini`. Machine: {machine()}.",
         "",
         "```",
-        f"python scripts/ablations.py {shlex.join(words)}",
+        f"python scripts/ablations.py {_command(config)}",
         "```",
     ]
     return "\n".join(lines)
 
 
-def paragraph(plan: Plan, figures: dict[str, list[dict[str, float]]]) -> str:
-    """What each step from a variant to the next does to the errors, and whether seeds agree."""
+def _command(config: AblationConfig) -> str:
+    default = AblationConfig(config.study, config.data)
+    words = ["--study", config.study, "--data", str(config.data)]
+    for name in ("points", "validation", "steps", "seeds", "held_out_fraction", "max_pairs"):
+        value = getattr(config, name)
+        if value != getattr(default, name):
+            values = value if isinstance(value, tuple) else (value,)
+            words += [f"--{name.replace('_', '-')}", *map(_number, values)]
+    if config.flags:
+        words.append(f"--flags={config.flags}")  # without "=" its dashes would be taken for flags
+    return shlex.join(words)
+
+
+def _number(value: float | int | Path) -> str:
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def paragraph(plan: Plan, figures: Figures) -> str:
+    """What each step from a variant to the next does to the errors, as far as it is sure."""
     sentences = []
     for measure in CURVES:
-        title = MEASURES[measure].title
         steps = []
-        for before, after in zip(plan.variants, plan.variants[1:], strict=False):
-            old, new = ([run[measure] for run in figures[v.label]] for v in (before, after))
-            change = 100 * (np.mean(new) / np.mean(old) - 1)
+        for before, after in itertools.pairwise(plan.variants):
+            old, new = (figures.seeds(v, measure) for v in (before, after))
+            change = f"{100 * (np.mean(new) / np.mean(old) - 1):+.1f} %"
+            sure = figures.side(after, before, measure)
+            verb = {1: "worse", -1: "better", 0: "no sure difference"}[sure]
             lower = sum(b < a for a, b in zip(old, new, strict=True))
             steps.append(
-                f"from {before.label} to {after.label} by {change:+.1f} % (lower in {lower} of "
+                f"{after.label} against {before.label}: {verb} ({change}; lower in {lower} of "
                 f"{len(old)} seeds)"
             )
-        sentences.append(f"{title} to the teacher changes {', '.join(steps)}.")
-    best = min(plan.variants, key=lambda v: np.mean([run["mse"] for run in figures[v.label]]))
-    sentences.append(f"The least mean squared error is that of {best.label} ({plan.axis}).")
+        sentences.append(f"{MEASURES[measure].title} to the teacher, {'; '.join(steps)}.")
+    best = min(plan.variants, key=lambda variant: np.mean(figures.seeds(variant, "mse")))
+    others = [v.label for v in plan.variants if v != best and not figures.side(v, best, "mse")]
+    least = f"The least mean squared error is that of {best.label}"
+    unsure = f", not surely below that of {', '.join(others)}" if others else ""
+    sentences.append(f"{least}{unsure}.")
+    sentences.append(
+        f"To be sure, {MIN_SEEDS} seeds or more must all lie on one side, and so must the 95 % "
+        "interval over the pictures."
+    )
     return " ".join(sentences)

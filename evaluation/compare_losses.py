@@ -3,30 +3,38 @@
 import hashlib
 import json
 import shlex
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Float
 
-from evaluation.baselines import BASELINES
 from evaluation.evaluate import held_out_triplets
 from evaluation.gold_set import GoldSet
-from evaluation.measures import MEASURES, Judge, on_pictures
+from evaluation.measures import MEASURES, Judge
 from evaluation.report import cell, heading, write_figure, write_text
 from evaluation.runs import TrainingRun, ensure_all, ensure_dump
 from evaluation.study import (
     MEASURED,
+    MIN_SEEDS,
     ExampleSet,
+    Values,
+    baselines,
+    interval,
     judged,
-    kept,
     machine,
     mean_and_spread,
+    means,
+    side,
     spread_cell,
 )
+from student_jax import objective
+from student_jax.checkpoint import load_config
 from student_jax.compilation import enable_compilation_cache
+from student_jax.data import split_triplets
 from student_jax.pretrained import open_student
 from student_jax.stylise import Stylist
 from triplets import (
@@ -49,22 +57,48 @@ class Claim:
     measure: str
     relation: Literal["below", "above"]
 
-    def differences(self, by_seed: dict[str, Sequence[dict[str, float]]]) -> list[float]:
-        """Of each seed: how far the loss lies on the claimed side of L1, or minus that."""
-        sign = 1 if self.relation == "above" else -1
-        return [
-            sign * (own[self.measure] - first[self.measure])
-            for own, first in zip(by_seed[self.loss], by_seed["L1"], strict=True)
-        ]
+    of_one_loss: bool = False
+    """The study says it of this loss alone, so the other one is shown beside it."""
+
+    @property
+    def sign(self) -> int:
+        """Of the claimed difference from L1."""
+        return 1 if self.relation == "above" else -1
 
 
 CLAIMS = (
     *(Claim(f"L1 is better than {loss}", loss, "mse", "above") for loss in ("L2", "L3")),
     *(Claim(f"L1 is better than {loss}", loss, "ssim", "below") for loss in ("L2", "L3")),
     *(Claim(f"L1 is better than {loss}", loss, "lpips", "above") for loss in ("L2", "L3")),
-    Claim("L2 is less saturated than L1", "L2", "saturation", "below"),
-    Claim("L3 is darker than L1", "L3", "brightness", "below"),
+    Claim("L2 is less saturated than L1", "L2", "saturation", "below", of_one_loss=True),
+    Claim("L3 is darker than L1", "L3", "brightness", "below", of_one_loss=True),
 )
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was measured."""
+
+    by_loss: dict[str, list[dict[str, Values]]]
+    """By loss, seed by seed: by set, by measure, by picture."""
+    pairs: dict[str, list[tuple[str, str]]]
+    """By set: content and style of each picture."""
+    others: dict[str, dict[str, dict[str, float]]]
+    """By set, teacher and baselines: the mean of each measure."""
+
+    @property
+    def num_seeds(self) -> int:
+        """Runs of each loss."""
+        return len(self.by_loss["L1"])
+
+    def differences(
+        self, loss: str, measure: str, of: str
+    ) -> Float[np.ndarray, "num_seeds num_pictures"]:
+        """By how much a loss lies above L1."""
+        own, first = (
+            np.array([run[of][measure] for run in self.by_loss[name]]) for name in (loss, "L1")
+        )
+        return own - first
 
 
 @dataclass(frozen=True)
@@ -77,7 +111,7 @@ class CompareConfig:
     """Triplet dataset to measure on; by default the training holds a part of its data out."""
     out: Path = Path("runs/studies")
     """Folder of the runs, which studies share; the same command continues what was interrupted."""
-    report: Path = Path("docs/experiments")
+    report: Path = Path("runs/experiments")
     """Folder for losses.md, losses.json and losses_gold.jpg."""
     preset: Literal["mini", "reference"] = "mini"
     """Preset of scripts/train_flax.py."""
@@ -106,10 +140,9 @@ class CompareConfig:
 
     def run(self, loss: str, seed: int) -> TrainingRun:
         """The training with one loss and seed."""
-        start = () if self.init_from is None else ("--init-from", self.init_from)
         return TrainingRun(
             *(self.out, self.data, self.validation, loss, seed, self.steps, self.preset),
-            flags=(*start, *shlex.split(self.flags)),
+            *(self.init_from, tuple(shlex.split(self.flags))),
         )
 
 
@@ -126,26 +159,27 @@ def compare_losses(config: CompareConfig) -> None:
     # All losses of a seed before the next seed: a comparison stands as early as can be.
     ensure_all(run for column in zip(*runs.values(), strict=True) for run in column)
 
+    first = runs["L1"][0]
     sets = {
-        HELD_OUT: ExampleSet(held_out_triplets(runs["L1"][0].workdir, config.max_pairs)),
+        HELD_OUT: ExampleSet(held_out_triplets(first.workdir, config.max_pairs)),
         GOLD: ExampleSet([(gold_dataset, range(len(gold_dataset)))]),
     }
     judge = Judge(structure=False)
-    by_seed = {
+    by_loss = {
         loss: [{name: judged(run, judge, of) for name, of in sets.items()} for run in of_loss]
         for loss, of_loss in runs.items()
     }
-    methods = {name: on_pictures(function) for name, function in BASELINES.items()}
-
-    def take_baselines(of: ExampleSet) -> dict[str, dict[str, float]]:
-        print(f"measuring teacher and baselines on {len(of)} pictures", flush=True)
-        return judge.of_methods(methods, of.examples(), only=MEASURED).measures
-
-    others = {
-        name: kept(config.out / f"baselines-{of.key}.json", partial(take_baselines, of))
-        for name, of in sets.items()
-    }
-    write_report(config, gold, gold_dataset, by_seed, others)
+    others = {name: baselines(config.out, judge, of) for name, of in sets.items()}
+    figures = Figures(by_loss, {name: of.pairs for name, of in sets.items()}, others)
+    write_figures(config, gold_dataset)
+    training = TripletDataset(config.data)
+    fraction = 0.0 if config.validation else load_config(first.workdir)["held_out_fraction"]
+    train = split_triplets(training, fraction).train
+    described = {name: of.described(training, train) for name, of in sets.items()}
+    text = report_text(config, gold, described, figures, objectives(runs))
+    write_text(config.report / "losses.md", text)
+    write_text(config.report / "losses.json", figures_json(config, gold, figures))
+    print(text)
 
 
 def stylise_gold_set(config: CompareConfig, gold: GoldSet) -> Path:
@@ -163,7 +197,7 @@ def stylise_gold_set(config: CompareConfig, gold: GoldSet) -> Path:
             f"{config.data} does not say which teacher made it ({error} is missing): stylise the "
             "gold set with it and give the result with --gold."
         ) from error
-    of = json.dumps([gold.sha256, manifest["settings"]], sort_keys=True)
+    of = json.dumps([gold.sha256, manifest["settings"], teacher], sort_keys=True)
     folder = config.out / f"gold-{hashlib.sha256(of.encode()).hexdigest()[:12]}"
     gold.write(folder)
     flags = [
@@ -178,6 +212,7 @@ def stylise_gold_set(config: CompareConfig, gold: GoldSet) -> Path:
     dataset = ensure_dump(folder / "triplets", flags)
     hashes = [m["settings"].get("weights_sha256") for m in (manifest, dataset.manifest)]
     if hashes[0] != hashes[1]:
+        shutil.rmtree(folder)  # else it would be taken for finished once the teacher is mended
         raise InputError(
             f"the teacher at {teacher} is not the one that made {config.data}: their weights "
             "differ; give the right one with --teacher."
@@ -185,14 +220,8 @@ def stylise_gold_set(config: CompareConfig, gold: GoldSet) -> Path:
     return dataset.root
 
 
-def write_report(
-    config: CompareConfig,
-    gold: GoldSet,
-    gold_dataset: TripletDataset,
-    by_seed: dict[str, list[dict[str, dict[str, float]]]],
-    others: dict[str, dict[str, dict[str, float]]],
-) -> None:
-    """Write losses.md, losses.json and losses_gold.jpg."""
+def write_figures(config: CompareConfig, gold_dataset: TripletDataset) -> None:
+    """Draw the gold set by the first seed's students: losses_gold.jpg."""
     runs = [config.run(loss, config.seeds[0]) for loss in LOSSES]
     stylists = [Stylist(open_student(str(run.workdir), "latest")) for run in runs]
     rows = []
@@ -202,31 +231,85 @@ def write_report(
     config.report.mkdir(parents=True, exist_ok=True)
     captions = ("content", "style", "teacher", *LOSSES)
     write_figure(config.report / "losses_gold.jpg", rows, captions)
-    text = report_text(config, gold, trained_on(config.data, gold_dataset), by_seed, others)
-    write_text(config.report / "losses.md", text)
-    figures = {"gold_set": gold.sha256, "steps": config.steps, "seeds": config.seeds}
-    figures |= {"losses": by_seed, "baselines_and_teacher": others}
+
+
+def figures_json(config: CompareConfig, gold: GoldSet, figures: Figures) -> str:
+    """The mean of each measure, by loss, seed and set, with what they belong to."""
+    losses = {
+        loss: [{name: means(values) for name, values in run.items()} for run in runs]
+        for loss, runs in figures.by_loss.items()
+    }
+    about = {"gold_set": gold.sha256, "steps": config.steps, "seeds": config.seeds}
+    about |= {"losses": losses, "baselines_and_teacher": figures.others}
     # The teacher's ratio to itself is infinite, which JSON cannot say.
-    plain = json.dumps(figures, default=list).replace("Infinity", "null")
-    write_text(config.report / "losses.json", json.dumps(json.loads(plain), indent=2))
-    print(text)
+    plain = json.dumps(about, default=list).replace("Infinity", "null")
+    return json.dumps(json.loads(plain), indent=2)
 
 
-def trained_on(data: Path, gold_dataset: TripletDataset) -> list[str]:
-    """Gold pictures whose file names are among the training data's."""
-    training = TripletDataset(data)
-    known = {Path(name).name for name in (*training.content_ids, *training.style_ids)}
-    return sorted(known & {*gold_dataset.content_ids, *gold_dataset.style_ids})
+def objectives(runs: dict[str, Sequence[TrainingRun]]) -> list[str]:
+    """What each loss was made of at the end of its trainings, and what clipping left of it."""
+    lines = [
+        "| | squared error | Gram distance | share of the Gram term in the loss | norm of the "
+        "gradient | steps with a clipped gradient |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    shares = {}
+    for loss, of_loss in runs.items():
+        logs = [_training_log(run.workdir) for run in of_loss]
+        config = load_config(of_loss[0].workdir)
+        last = [line for log in logs for line in log if line["step"] > 0.9 * of_loss[0].steps]
+        pixel, total, norm = (
+            float(np.mean([line[name] for line in last]))
+            for name in ("pixel", "loss", "gradient_norm")
+        )
+        shares[loss] = 1 - objective.LOSSES[loss].pixel * pixel / total
+        clipped = np.mean(
+            [line["gradient_norm"] > config["clip_norm"] for log in logs for line in log]
+        )
+        gram = f"{np.mean([line['gram'] for line in last]):.3f}" if "gram" in last[0] else "–"
+        lines.append(
+            f"| **{loss}** | {pixel:.5f} | {gram} | {100 * shares[loss]:.2f} % | {norm:.3g} | "
+            f"{100 * clipped:.0f} % |"
+        )
+    crop = f"crops of {config['features_crop']} px" if config["features_crop"] else "whole crops"
+    lines += [
+        "",
+        "Means over the seeds and the last tenth of the steps; the clipped ones are those of all "
+        f"logged steps. Features: {config['features']} on {crop}, Gram reduction "
+        f'"{config["gram_reduction"]}"; a gradient is clipped at a norm of '
+        f"{config['clip_norm']:g}.",
+    ]
+    if min(shares["L2"], shares["L3"]) > 0.95:
+        lines[-1] += (
+            " In L2 and in L3 the Gram term is nearly all of the loss, whatever the weights: with "
+            "this reduction the two are almost one objective at two scales, and neither Adam nor "
+            "a clipped gradient heeds a scale. What tells them apart here is small."
+        )
+    return lines
+
+
+def _training_log(workdir: Path) -> list[dict[str, int | float]]:
+    """The lines that training wrote about its own steps."""
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [line for line in lines if "loss" in line]
 
 
 def report_text(
     config: CompareConfig,
     gold: GoldSet,
-    seen: Sequence[str],
-    by_seed: dict[str, list[dict[str, dict[str, float]]]],
-    others: dict[str, dict[str, dict[str, float]]],
+    described: dict[str, str],
+    figures: Figures,
+    objectives: Sequence[str],
 ) -> str:
-    """The report in Markdown; all of its statements follow from the figures."""
+    """The report in Markdown; all of its statements follow from the figures.
+
+    Args:
+        config: of the experiment.
+        gold: the gold set.
+        described: by set, of what it consists.
+        figures: what was measured.
+        objectives: lines about the losses themselves.
+    """
     dataset = TripletDataset(config.data)
     size = " x ".join(map(str, dataset.manifest["image_size"]))
     teacher = dataset.manifest.get("provenance", {}).get("teacher", "another program")
@@ -249,63 +332,70 @@ def report_text(
         "```",
         f"python scripts/compare_losses.py {_command(config)}",
         "```",
+        "",
+        "## On the held-out triplets",
+        "",
+        table(HELD_OUT, figures),
+        "",
+        f"Mean over {described[HELD_OUT]}, ± standard deviation over the seeds.",
+        "",
+        "## On the gold set",
+        "",
+        table(GOLD, figures),
+        "",
+        f"Fixed pairs of sample pictures{' and own ones' if config.own_gold else ''}, set "
+        f"{gold.sha256[:8]}: {described[GOLD]}. The picture shows seed {config.seeds[0]}.",
+        "",
+        "![Gold set](losses_gold.jpg)",
+        "",
+        "## What the losses consist of",
+        "",
+        *objectives,
+        "",
+        "## Against the study",
+        "",
+        summary(figures),
+        "",
+        *(f"- {sentence}" for sentence in verdicts(figures)),
+        "",
+        sharpness_text(figures),
     ]
-    for name in (HELD_OUT, GOLD):
-        lines += ["", f"## On the {name}", "", table(name, by_seed, others), ""]
-        if name == HELD_OUT:
-            lines.append(
-                f"Mean over at most {config.max_pairs} triplets whose content and style no "
-                "training saw, ± standard deviation over the seeds."
-            )
-        else:
-            lines.append(
-                f"Ten fixed pairs of sample pictures{' and own ones' if config.own_gold else ''}, "
-                f"set {gold.sha256[:8]}; the picture shows seed {config.seeds[0]}."
-            )
-            if seen:
-                lines.append(f"The training data hold some of these pictures: {', '.join(seen)}.")
-            lines += ["", "![Gold set](losses_gold.jpg)"]
-    lines += ["", "## Against the study", "", summary(by_seed), ""]
-    lines += [f"- {sentence}" for sentence in verdicts(by_seed)]
-    lines += ["", *_sharpness(by_seed, others)]
     return "\n".join(lines)
 
 
-def table(
-    name: str,
-    by_seed: dict[str, list[dict[str, dict[str, float]]]],
-    others: dict[str, dict[str, dict[str, float]]],
-) -> str:
+def table(name: str, figures: Figures) -> str:
     """Losses, teacher and baselines down, measures across, with the spread over the seeds."""
     lines = [
         f"| | {' | '.join(map(heading, MEASURED))} |",
         f"| --- |{' ---: |' * len(MEASURED)}",
     ]
-    for loss, runs in by_seed.items():
-        cells = [spread_cell(m, [run[name][m] for run in runs]) for m in MEASURED]
+    for loss, runs in figures.by_loss.items():
+        seeds = [means(run[name]) for run in runs]
+        cells = [spread_cell(m, [seed[m] for seed in seeds]) for m in MEASURED]
         lines.append(f"| **{loss}** | {' | '.join(cells)} |")
-    for method, values in others[name].items():
+    for method, values in figures.others[name].items():
         lines.append(f"| {method} | {' | '.join(cell(m, values.get(m)) for m in MEASURED)} |")
     return "\n".join(lines)
 
 
-def verdicts(by_seed: dict[str, list[dict[str, dict[str, float]]]]) -> list[str]:
+def verdict(claim: Claim, of: str, figures: Figures) -> str:
+    """Whether a set of pictures confirms a finding, as far as `side` is sure."""
+    differences = claim.sign * figures.differences(claim.loss, claim.measure, of)
+    return {1: "agrees", -1: "disagrees", 0: "undecided"}[side(differences, figures.pairs[of])]
+
+
+def verdicts(figures: Figures) -> list[str]:
     """What the figures say to each finding of the study, on both sets."""
     sentences = []
     for claim in CLAIMS:
         outcomes = []
-        for name in (HELD_OUT, GOLD):
-            of_set = {loss: [run[name] for run in runs] for loss, runs in by_seed.items()}
-            differences = claim.differences(of_set)
-            holds = sum(d > 0 for d in differences)
-            mean, deviation = mean_and_spread(differences)
-            digits = MEASURES[claim.measure].digits + 1
-            outcomes.append(
-                f"{_verdict(holds, len(differences))} on the {name} ({holds} of "
-                f"{len(differences)} seeds; {claim.loss} lies {abs(mean):.{digits}f} ± "
-                f"{deviation:.{digits}f} {claim.relation if mean > 0 else _other(claim.relation)} "
-                "L1)"
-            )
+        for of in (HELD_OUT, GOLD):
+            text = f"**{verdict(claim, of, figures)}** on the {of} ("
+            text += difference_text(claim.loss, claim.measure, of, figures)
+            if claim.of_one_loss:
+                (other,) = {"L2", "L3"} - {claim.loss}
+                text += f"; {difference_text(other, claim.measure, of, figures)}"
+            outcomes.append(f"{text})")
         title = MEASURES[claim.measure].title
         sentences.append(f"{claim.finding}, by {title}: {'; '.join(outcomes)}.")
     sentences.append(
@@ -315,46 +405,48 @@ def verdicts(by_seed: dict[str, list[dict[str, dict[str, float]]]]) -> list[str]
     return sentences
 
 
-def summary(by_seed: dict[str, list[dict[str, dict[str, float]]]]) -> str:
-    """How many of the study's findings the held-out triplets confirm."""
-    of_set = {loss: [run[HELD_OUT] for run in runs] for loss, runs in by_seed.items()}
-    counts = {"agreeing": 0, "disagreeing": 0, "undecided": 0}
-    for claim in CLAIMS:
-        holds = [difference > 0 for difference in claim.differences(of_set)]
-        outcome = "agreeing" if all(holds) else "undecided" if any(holds) else "disagreeing"
-        counts[outcome] += 1
-    parts = ", ".join(f"{outcome}: {count}" for outcome, count in counts.items())
-    seeds = len(by_seed["L1"])
+def difference_text(loss: str, measure: str, of: str, figures: Figures) -> str:
+    """By how much a loss lies above L1, with the spread over the seeds and over the pictures."""
+    differences = figures.differences(loss, measure, of)
+    mean, deviation = mean_and_spread(differences.mean(axis=1).tolist())
+    low, high = interval(differences.mean(axis=0), figures.pairs[of])
+    digits = MEASURES[measure].digits + 1
+    seeds = f" ± {deviation:.{digits}f} over the seeds" if figures.num_seeds > 1 else ""
     return (
-        f"Of {len(CLAIMS)} comparisons on the held-out triplets, {parts}. To agree, a finding must "
-        f"hold with every one of the {seeds} seeds, to disagree with none."
+        f"{loss} − L1: {mean:+.{digits}f}{seeds}, {low:+.{digits}f} to {high:+.{digits}f} over "
+        "the pictures"
     )
 
 
-def _verdict(holds: int, seeds: int) -> str:
-    if holds == seeds:
-        return "**agrees**"
-    return "**disagrees**" if holds == 0 else "**undecided**"
+def summary(figures: Figures) -> str:
+    """How many of the study's findings the held-out triplets confirm, and what that takes."""
+    found = [verdict(claim, HELD_OUT, figures) for claim in CLAIMS]
+    seeds = figures.num_seeds
+    text = (
+        f"Of {len(CLAIMS)} comparisons on the held-out triplets {found.count('agrees')} agree "
+        f"with the study and {found.count('disagrees')} disagree; undecided: "
+        f"{found.count('undecided')}. "
+    )
+    if seeds < MIN_SEEDS:
+        return f"{text}A verdict takes {MIN_SEEDS} seeds; here there are {seeds}."
+    return (
+        f"{text}To agree or to disagree, all {seeds} seeds must lie on one side (which chance "
+        f"alone does in one of {2 ** (seeds - 1)} cases) and so must the 95 % interval over the "
+        "pictures (contents and styles drawn with replacement)."
+    )
 
 
-def _other(relation: str) -> str:
-    return "below" if relation == "above" else "above"
-
-
-def _sharpness(
-    by_seed: dict[str, list[dict[str, dict[str, float]]]],
-    others: dict[str, dict[str, dict[str, float]]],
-) -> list[str]:
+def sharpness_text(figures: Figures) -> str:
     """Mean squared error rewards blur: say how much of the teacher's sharpness each loss keeps."""
-    teacher = others[HELD_OUT]["teacher"]["sharpness"]
+    teacher = figures.others[HELD_OUT]["teacher"]["sharpness"]
     shares = [
         f"{loss} {100 * np.mean([run[HELD_OUT]['sharpness'] for run in runs]) / teacher:.0f} %"
-        for loss, runs in by_seed.items()
+        for loss, runs in figures.by_loss.items()
     ]
-    return [
+    return (
         "Mean squared error rewards blur, so read it beside the sharpness: of the teacher's on the "
         f"held-out triplets the students keep {', '.join(shares)}."
-    ]
+    )
 
 
 def _command(config: CompareConfig) -> str:

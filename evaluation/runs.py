@@ -1,8 +1,9 @@
 """Training runs and dumps of a study, each by its own command in its own process.
 
 A finished one is kept, an interrupted one continues: a study that was killed goes on with the same
-command. A run is found by its settings, so studies in one folder share the runs that they have in
-common.
+command. A run is found by its settings, pictures and weights, so studies in one folder share the
+runs that they have in common, and other triplets under the same name make another run. A new
+version of this program does not: give it another folder.
 """
 
 import hashlib
@@ -13,8 +14,14 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 
+from flax import nnx
+
+from student_jax.data import open_triplets
+from student_jax.pretrained import open_student
+from student_jax.provenance import weights_sha256
 from triplets import InputError, TripletDataset
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -35,25 +42,30 @@ class TrainingRun:
     steps: int
     preset: str = "mini"
     """"mini" or "reference"."""
+    init_from: str | None = None
+    """Student to start from; None: random weights."""
     flags: tuple[str, ...] = ()
     """Further flags."""
 
     @property
     def settings(self) -> tuple[str, ...]:
         """All that decides what is trained, as a command line."""
-        validation = () if self.validation is None else ("--validation", str(self.validation))
-        return (
-            *(self.preset, "--data", str(self.data), *validation, "--loss", self.loss),
-            *("--seed", str(self.seed), "--steps", str(self.steps)),
-            *("--warmup-steps", str(min(500, self.steps // 10))),
-            *("--checkpoint-every", str(max(1, self.steps // 2))),
-            *self.flags,
-        )
+        validation = None if self.validation is None else str(self.validation)
+        return self._words(str(self.data), validation, self.init_from)
 
-    @property
+    @cached_property
     def workdir(self) -> Path:
-        """Named by a hash of the settings."""
-        return self.root / hashlib.sha256(json.dumps(self.settings).encode()).hexdigest()[:12]
+        """Named by a hash of the settings, of pictures and of weights, wherever these lie.
+
+        Raises:
+            InputError: triplets or a student that cannot be read.
+        """
+        words = self._words(
+            open_triplets(str(self.data)).fingerprint,
+            None if self.validation is None else open_triplets(str(self.validation)).fingerprint,
+            None if self.init_from is None else _weights(self.init_from),
+        )
+        return self.root / hashlib.sha256(json.dumps(words).encode()).hexdigest()[:12]
 
     @property
     def finished(self) -> bool:
@@ -69,6 +81,22 @@ class TrainingRun:
         if not self.finished:
             preset, *settings = self.settings
             call("train_flax.py", preset, "--workdir", str(self.workdir), "--resume", *settings)
+
+    def _words(self, data: str, validation: str | None, init_from: str | None) -> tuple[str, ...]:
+        return (
+            *(self.preset, "--data", data),
+            *(() if validation is None else ("--validation", validation)),
+            *("--loss", self.loss, "--seed", str(self.seed), "--steps", str(self.steps)),
+            *("--warmup-steps", str(min(500, self.steps // 10))),
+            *("--checkpoint-every", str(max(1, self.steps // 2))),
+            *(() if init_from is None else ("--init-from", init_from)),
+            *self.flags,
+        )
+
+
+@cache
+def _weights(student: str) -> str:
+    return weights_sha256(nnx.state(open_student(student)))
 
 
 def ensure_all(runs: Iterable[TrainingRun]) -> None:

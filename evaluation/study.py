@@ -11,21 +11,31 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jaxtyping import Float, Int
 
+from evaluation.baselines import BASELINES
 from evaluation.evaluate import triplet_examples
-from evaluation.measures import Example, Judge
+from evaluation.measures import Example, Judge, on_pictures
+from evaluation.overlap import seen_in_training
 from evaluation.report import cell, write_text
 from evaluation.runs import TrainingRun
 from student_jax.data import Triplets
 from student_jax.pretrained import open_student
 from student_jax.stylise import Stylist
 
-Measures = dict[str, float]
+Values = dict[str, list[float]]
+"""By measure, its value of every picture."""
 MEASURED = (
     *("mse", "psnr", "ssim", "lpips", "content_lpips", "style_gram", "style_histogram"),
     *("brightness", "saturation", "sharpness"),
 )
 """Measures that studies take."""
+
+
+MIN_SEEDS = 3
+"""Fewer say too little about chance."""
+PROGRAMS = ("measures", "pixels", "perceptual", "baselines")
+"""Modules that decide what is measured."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +47,39 @@ class ExampleSet:
 
     @property
     def key(self) -> str:
-        """Differs from that of other triplets."""
-        text = repr([(repr(dataset), list(indices)) for dataset, indices in self.chosen])
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        """Differs for other triplets, and for figures that another program takes of the same."""
+        parts = [(dataset.fingerprint, list(map(int, indices))) for dataset, indices in self.chosen]
+        digest = hashlib.sha256(json.dumps([parts, MEASURED]).encode())
+        for name in PROGRAMS:
+            digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
+        return digest.hexdigest()[:12]
 
     def __len__(self) -> int:
         return sum(len(indices) for _, indices in self.chosen)
 
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Content and style of each triplet."""
+        return [
+            (dataset.content_ids[content], dataset.style_ids[style])
+            for dataset, indices in self.chosen
+            for content, style in dataset.pairs[list(indices)]
+        ]
+
     def examples(self) -> Iterator[Example]:
         """One at a time."""
         return triplet_examples(self.chosen)
+
+    def described(self, training: Triplets, train: Int[np.ndarray, " p"]) -> str:
+        """How many there are, and what of them is also in the triplets that were trained on."""
+        contents, styles = (len(set(column)) for column in zip(*self.pairs, strict=True))
+        seen = [
+            name
+            for dataset, indices in self.chosen
+            for name in seen_in_training(training, train, dataset, np.array(indices))
+        ]
+        text = f"{len(self)} triplets of {contents} contents and {styles} styles"
+        return f"{text}; in the training there were {', '.join(seen) or 'none'} of these pictures"
 
 
 def kept(path: Path, take: Callable[[], dict]) -> dict:
@@ -56,10 +89,10 @@ def kept(path: Path, take: Callable[[], dict]) -> dict:
     return json.loads(path.read_text())
 
 
-def judged(run: TrainingRun, judge: Judge, examples: ExampleSet) -> Measures:
-    """Means of the measures of the student at the end of a run; kept in its workdir."""
+def judged(run: TrainingRun, judge: Judge, examples: ExampleSet) -> Values:
+    """The measures of the student at the end of a run; kept in its workdir."""
 
-    def take() -> Measures:
+    def take() -> Values:
         # The last checkpoint, not the best: choosing by the error favours losses that are errors.
         stylist = Stylist(open_student(str(run.workdir), "latest"))
         print(f"measuring {run.workdir} on {len(examples)} pictures", flush=True)
@@ -67,9 +100,64 @@ def judged(run: TrainingRun, judge: Judge, examples: ExampleSet) -> Measures:
             judge.of_pair(stylist(example.content, example.style), example, MEASURED)
             for example in examples.examples()
         ]
-        return {m: float(np.mean([of[m] for of in values])) for m in values[0]}
+        return {m: [of[m] for of in values] for m in values[0]}
 
     return kept(run.workdir / f"measures-{examples.key}.json", take)
+
+
+def means(values: Values) -> dict[str, float]:
+    """Of each measure, the mean over the pictures."""
+    return {measure: float(np.mean(of)) for measure, of in values.items()}
+
+
+def interval(
+    values: Float[np.ndarray, " pictures"], pairs: Sequence[tuple[str, str]], draws: int = 10_000
+) -> tuple[float, float]:
+    """95 % interval of a mean over pictures, for other contents and styles like these.
+
+    Pictures that share a content or a style are alike, so both are drawn with replacement, and a
+    picture counts as often as both of its own were (Owen, "The pigeonhole bootstrap", Annals of
+    Applied Statistics, 2007).
+
+    Args:
+        values: of each picture.
+        pairs: its content and its style.
+        draws: of the bootstrap, always the same ones.
+    """
+    rng = np.random.default_rng(0)
+    weights = np.ones((draws, len(values)))
+    for column in zip(*pairs, strict=True):
+        names, rows = np.unique(column, return_inverse=True)
+        weights *= rng.multinomial(len(names), [1 / len(names)] * len(names), draws)[:, rows]
+    total = weights.sum(axis=1)
+    drawn = total > 0  # a draw may miss every pair of a sparse list
+    low, high = np.quantile(weights[drawn] @ values / total[drawn], (0.025, 0.975))
+    return float(low), float(high)
+
+
+def side(differences: Float[np.ndarray, "seeds pictures"], pairs: Sequence[tuple[str, str]]) -> int:
+    """Whether a difference lies above 0 (1), below (-1), or neither is sure (0).
+
+    To be sure takes `MIN_SEEDS` seeds, all on one side, and the `interval` over the pictures too.
+    """
+    if len(differences) < MIN_SEEDS:
+        return 0
+    seeds = differences.mean(axis=1)
+    low, high = interval(differences.mean(axis=0), pairs)
+    if (seeds > 0).all() and low > 0:
+        return 1
+    return -1 if (seeds < 0).all() and high < 0 else 0
+
+
+def baselines(folder: Path, judge: Judge, examples: ExampleSet) -> dict[str, dict[str, float]]:
+    """The mean of each measure of the teacher and of the baselines; kept in a study's folder."""
+
+    def take() -> dict[str, dict[str, float]]:
+        print(f"measuring teacher and baselines on {len(examples)} pictures", flush=True)
+        methods = {name: on_pictures(function) for name, function in BASELINES.items()}
+        return judge.of_methods(methods, examples.examples(), only=MEASURED).measures
+
+    return kept(folder / f"baselines-{examples.key}.json", take)
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:

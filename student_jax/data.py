@@ -21,6 +21,8 @@ class Triplets(Protocol):
 
     content_ids: Sequence[str]
     style_ids: Sequence[str]
+    fingerprint: str
+    """Another one for other triplets."""
 
     @property
     def pairs(self) -> Int[np.ndarray, "p 2"]:

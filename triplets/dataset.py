@@ -1,6 +1,7 @@
 """Reading a triplet dataset."""
 
 import functools
+import hashlib
 import operator
 import os
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from triplets.format import (
     DatasetError,
     Triplet,
     array_sha256,
+    encode_json,
     list_shards,
     load_array,
     load_json,
@@ -112,6 +114,25 @@ class TripletDataset:
     def pairs(self) -> Int32[np.ndarray, "p 2"]:
         """Row in `contents` and row in `styles` of each triplet."""
         return np.concatenate(self._indices)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A sha256 that is another one for other pictures, ids or pairs, wherever they lie.
+
+        Made of the recorded checksums; pictures are read only where there is none.
+        """
+        parts = {}
+        for name in ("contents", "styles"):
+            recorded = load_json(self.root / f"{name}.json").get("sha256")
+            sha256 = recorded or array_sha256(self._load_images(name))
+            parts[name] = [self._load_ids(name), sha256]
+        for place, shard in enumerate(self.shards):
+            name = shard_name(shard)
+            parts[name] = load_json(self.root / name / "shard.json").get("sha256") or {
+                "index": array_sha256(self._indices[place]),
+                "stylised": array_sha256(self._stylised(place)),
+            }
+        return hashlib.sha256(encode_json(parts)).hexdigest()
 
     def verify(self) -> list[str]:
         """Read everything and check it against the manifest and the checksums.

@@ -19,7 +19,8 @@ class TFDSTriplets:
     """The triplets of a TFDS split, as a random-access sequence like `TripletDataset`.
 
     Its features are the pictures content, style and stylised (images or uint8 tensors [h w 3]) and
-    content_id and style_id (text or numbers). It must be stored as array_record.
+    content_id and style_id (text or numbers). It must be stored as array_record. Attribute
+    `fingerprint` names the dataset, its version and the split.
 
     Args:
         name: a dataset in TFDS's data folder, or the folder of a prepared dataset.
@@ -45,6 +46,7 @@ class TFDSTriplets:
             missing = {*_PICTURES, *_IDS} - builder.info.features.keys()
             if missing:
                 raise ValueError(f"it has no {', '.join(sorted(missing))}")
+            self.fingerprint = f"{builder.info.full_name}:{split}"
             skip = {picture: tfds.decode.SkipDecoding() for picture in _PICTURES}
             self._records = builder.as_data_source(split)
             self._undecoded = builder.as_data_source(split, decoders=skip)

@@ -1,10 +1,14 @@
+import hashlib
 import itertools
+import json
+import shutil
 
 import numpy as np
 import pytest
 
 from evaluation.ablations import (
     AblationConfig,
+    Figures,
     Plan,
     Variant,
     count_parameters,
@@ -17,6 +21,7 @@ from evaluation.ablations import (
     report_text,
     subset,
 )
+from evaluation.study import MEASURED
 from student_jax.config import STTRConfig
 from triplets import InputError, TripletDataset, read_image
 
@@ -26,16 +31,19 @@ def dataset(dump):
     return TripletDataset(dump)
 
 
+PAIRS = [("a", "x"), ("a", "y"), ("b", "x"), ("b", "y")]
+
+
 def figures(plan, **measures):
-    """Two seeds of each variant: measure=[(seed 0, seed 1) of the first variant, ...]."""
-    shown = ("mse", "psnr", "ssim", "lpips", "style_gram", "style_histogram", "sharpness")
-    return {
+    """Three seeds of four pictures: measure=[(value by seed), ...] of every variant in turn."""
+    runs = {
         variant.label: [
-            dict.fromkeys(shown, 0.5) | {m: v[i][seed] for m, v in measures.items()}
-            for seed in range(2)
+            {m: [0.5] * 4 for m in MEASURED} | {m: [v[i][seed]] * 4 for m, v in measures.items()}
+            for seed in range(3)
         ]
         for i, variant in enumerate(plan.variants)
     }
+    return Figures(runs, PAIRS, dict.fromkeys(MEASURED, 0.25))
 
 
 def test_triplets_are_nested(dataset):
@@ -82,28 +90,51 @@ def test_sizes_are_around_the_mini(dataset):
 
 def test_a_subset_holds_its_triplets_alone(dataset, tmp_path):
     rows = (7, 3, 19)
-    part = subset(dataset, rows, tmp_path / "part")
+    part = subset(dataset, rows, tmp_path)
     assert part.verify() == []
     for triplet, row in zip(part, rows, strict=True):
         for got, expected in zip(triplet, dataset[row], strict=True):
             np.testing.assert_array_equal(got, expected)
     assert len(part.content_ids) == len({dataset.pairs[row][0] for row in rows})
-    assert len(subset(dataset, rows, tmp_path / "part")) == 3  # again: kept
+    assert subset(dataset, rows, tmp_path).root == part.root  # again: kept
+
+
+def test_subsets_of_other_pictures_are_others(dataset, dump, tmp_path):
+    part = subset(dataset, (7, 3), tmp_path)
+    assert subset(dataset, (3, 7), tmp_path).root != part.root
+    # Another teacher's dump of the same pairs under the same names.
+    other = tmp_path / "other"
+    shutil.copytree(dump, other)
+    shard = other / "pairs-00000"
+    pixels = 255 - np.load(shard / "stylised.npy")
+    np.save(shard / "stylised.npy", pixels)
+    recorded = json.loads((shard / "shard.json").read_text())
+    recorded["sha256"]["stylised"] = hashlib.sha256(pixels).hexdigest()
+    (shard / "shard.json").write_text(json.dumps(recorded))
+    theirs = subset(TripletDataset(other), (7, 3), tmp_path)
+    np.testing.assert_array_equal(theirs[0].stylised, 255 - part[0].stylised)
 
 
 def test_paragraph_and_curve_follow_from_the_figures(tmp_path, dump):
-    plan = Plan("How many?", "triplets", [Variant("8", 8.0), Variant("16", 16.0)])
-    of = figures(plan, mse=[(0.04, 0.02), (0.01, 0.03)], lpips=[(0.5, 0.5), (0.4, 0.4)])
+    plan = Plan("How many?", "triplets", [Variant("8", 8.0), Variant("16", 16.0, note="all")])
+    of = figures(
+        plan,
+        mse=[(0.04, 0.02, 0.03), (0.01, 0.03, 0.02)],
+        lpips=[(0.5, 0.5, 0.5), (0.4, 0.4, 0.4)],
+    )
     text = paragraph(plan, of)
-    assert "MSE to the teacher changes from 8 to 16 by -33.3 % (lower in 1 of 2 seeds)." in text
-    assert "LPIPS to the teacher changes from 8 to 16 by -20.0 % (lower in 2 of 2 seeds)." in text
-    assert "that of 16 (triplets)" in text
+    assert "MSE to the teacher, 16 against 8: no sure difference (-33.3 %; lower in 2 of 3" in text
+    assert "LPIPS to the teacher, 16 against 8: better (-20.0 %; lower in 3 of 3 seeds)." in text
+    assert "least mean squared error is that of 16, not surely below that of 8." in text
     draw_curve(plan, of, tmp_path / "curve.png")
     assert read_image(tmp_path / "curve.png").shape[2] == 3
-    config = AblationConfig("triplets", dump, seeds=(0, 1), steps=9)
-    report = report_text(config, plan, of, held_out=3)
-    assert f"--study triplets --data {dump} --steps 9 --seeds 0 1" in report
-    assert "| 8 | 0.03000 ± 0.01414 |" in report
+    config = AblationConfig("triplets", dump, points=(1234567.0,), seeds=(0, 4), max_pairs=9)
+    report = report_text(config, plan, of, "nine pictures")
+    assert f"--study triplets --data {dump} --points 1234567 --seeds 0 4 --max-pairs 9" in report
+    assert "| 8 | 0.03000 ± 0.01000 |" in report
+    assert "| 16 (all) | 0.02000 ± 0.01000 |" in report
+    assert "| teacher | 0.25000 |" in report
+    assert "Mean over nine pictures" in report
 
 
 def test_the_gram_study_is_beside_l1(dataset):

@@ -1,6 +1,8 @@
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tyro
 
@@ -11,60 +13,117 @@ from evaluation.compare_losses import (
     GOLD,
     HELD_OUT,
     CompareConfig,
+    Figures,
+    objectives,
     report_text,
     summary,
     table,
+    verdict,
     verdicts,
 )
 from evaluation.gold_set import GoldSet
+from evaluation.overlap import seen_in_training
 from evaluation.runs import SCRIPTS, TrainingRun, call, ensure_all
-from evaluation.study import MEASURED
+from evaluation.study import MEASURED, ExampleSet, interval
 from student_jax.config import TrainConfig
 from student_jax.train import train
-from triplets import InputError, TripletDataset
+from triplets import ImageSet, InputError, TripletDataset, TripletWriter
+
+PAIRS = [("a", "x"), ("a", "y"), ("b", "x"), ("b", "y")]
 
 
-def figures(**changes):
-    """Three seeds of one loss, equal but for what is said: measure=(seed 0, seed 1, seed 2)."""
+def runs_of(*, seeds=3, picture=(0, 0, 0, 0), **changes):
+    """Seeds of one loss, equal but for what is said: measure=(seed 0, seed 1, seed 2).
+
+    `picture` is added to those measures of each of the four pictures.
+    """
     runs = []
-    for seed in range(3):
-        values = dict.fromkeys(MEASURED, 0.5) | {m: v[seed] for m, v in changes.items()}
+    for seed in range(seeds):
+        values = {m: [0.5] * 4 for m in MEASURED}
+        values |= {m: [v[seed] + extra for extra in picture] for m, v in changes.items()}
         runs.append({HELD_OUT: values, GOLD: values})
     return runs
 
 
-BY_SEED = {
-    "L1": figures(mse=(0.01, 0.02, 0.03), saturation=(0.5, 0.5, 0.5)),
-    "L2": figures(mse=(0.02, 0.03, 0.05), saturation=(0.4, 0.6, 0.4)),
-    "L3": figures(mse=(0.005, 0.01, 0.01), brightness=(0.4, 0.4, 0.4)),
-}
-OTHERS = {name: {"teacher": dict.fromkeys(MEASURED, 1.0)} for name in (HELD_OUT, GOLD)}
+def make_figures(**losses):
+    others = {name: {"teacher": dict.fromkeys(MEASURED, 1.0)} for name in (HELD_OUT, GOLD)}
+    return Figures(losses, dict.fromkeys((HELD_OUT, GOLD), PAIRS), others)
+
+
+FIGURES = make_figures(
+    L1=runs_of(mse=(0.01, 0.02, 0.03), saturation=(0.5, 0.5, 0.5)),
+    L2=runs_of(mse=(0.02, 0.03, 0.05), saturation=(0.4, 0.6, 0.4)),
+    L3=runs_of(mse=(0.005, 0.01, 0.01), brightness=(0.4, 0.4, 0.4)),
+)
 
 
 def test_verdicts_follow_from_the_figures():
     by_measure = {
         (claim.loss, claim.measure): sentence
-        for claim, sentence in zip(CLAIMS, verdicts(BY_SEED)[:-1], strict=True)
+        for claim, sentence in zip(CLAIMS, verdicts(FIGURES)[:-1], strict=True)
     }
-    assert "**agrees** on the held-out triplets (3 of 3 seeds" in by_measure["L2", "mse"]
-    # Of 0.01, 0.01 and 0.02: mean 0.0133, sample deviation 0.0058.
-    assert "L2 lies 0.013333 ± 0.005774 above L1" in by_measure["L2", "mse"]
-    assert "**disagrees** on the gold set (0 of 3 seeds" in by_measure["L3", "mse"]
-    assert "below L1" in by_measure["L3", "mse"]
-    assert "**undecided** on the gold set (2 of 3 seeds" in by_measure["L2", "saturation"]
-    assert "**agrees**" in by_measure["L3", "brightness"]
+    # Of 0.01, 0.01 and 0.02: mean 0.0133, sample deviation 0.0058; all pictures are alike.
+    expected = (
+        "**agrees** on the held-out triplets (L2 − L1: +0.013333 ± 0.005774 over the seeds, "
+        "+0.013333 to +0.013333 over the pictures)"
+    )
+    assert expected in by_measure["L2", "mse"]
+    assert "**disagrees** on the gold set (L3 − L1: -0.01" in by_measure["L3", "mse"]
+    assert "**undecided** on the gold set (L2" in by_measure["L2", "saturation"]
+    # Of what the study says about one loss, the other is shown too.
+    assert "**agrees** on the gold set (L3 − L1: -0.1" in by_measure["L3", "brightness"]
+    assert "; L2 − L1: +0.0000" in by_measure["L3", "brightness"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"mse": (0.6, 0.6, 0.6)}, "agrees"),
+        ({"mse": (0.4, 0.4, 0.4)}, "disagrees"),
+        ({"mse": (0.6, 0.6, 0.4)}, "undecided"),  # a seed lies on the other side
+        ({"mse": (0.5, 0.5, 0.5)}, "undecided"),  # no difference at all
+        ({"mse": (float("nan"),) * 3}, "undecided"),
+        ({"mse": (0.6, 0.6), "seeds": 2}, "undecided"),  # too few seeds
+        # The mean of every seed is higher, but because of the pictures of one content.
+        ({"mse": (0.51, 0.51, 0.51), "picture": (0.1, 0.1, -0.1, -0.1)}, "undecided"),
+        ({"mse": (0.7, 0.7, 0.7), "picture": (0.1, 0.1, -0.1, -0.1)}, "agrees"),
+    ],
+)
+def test_a_verdict_takes_seeds_and_pictures(changes, expected):
+    seeds = changes.get("seeds", 3)
+    others = {loss: runs_of(seeds=seeds) for loss in ("L1", "L3")}
+    figures = make_figures(**others, L2=runs_of(**changes))
+    assert verdict(CLAIMS[0], HELD_OUT, figures) == expected
 
 
 def test_summary_counts_the_verdicts():
-    # Agree: L2's error, L3's brightness. Undecided: L2's saturation. Ties are no agreement.
+    # Agree: L2's error, L3's brightness. Disagree: L3's error. The others do not differ.
     expected = (
-        "Of 8 comparisons on the held-out triplets, agreeing: 2, disagreeing: 5, undecided: 1."
+        "Of 8 comparisons on the held-out triplets 2 agree with the study and 1 disagree; "
+        "undecided: 5."
     )
-    assert expected in summary(BY_SEED)
+    assert expected in summary(FIGURES)
+    assert "chance alone does in one of 4 cases" in summary(FIGURES)
+    alone = make_figures(**{loss: runs_of(seeds=1) for loss in ("L1", "L2", "L3")})
+    assert "undecided: 8. A verdict takes 3 seeds; here there are 1." in summary(alone)
+
+
+def test_interval_over_contents_and_styles():
+    # Two contents: half of the draws hold both once, a quarter the first or the second twice.
+    values = np.array([0.0, 0.0, 1.0, 1.0])
+    assert interval(values, PAIRS) == (0.0, 1.0)
+    assert interval(np.full(4, 0.3), PAIRS) == pytest.approx((0.3, 0.3))
+    # Many independent pictures, each of its own content and style: near the normal interval,
+    # whose deviation the drawing of both widens by sqrt(3) (Owen 2007; here within 10 %).
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal(400)
+    low, high = interval(values, [(f"c{i}", f"s{i}") for i in range(400)])
+    half = 1.96 * np.sqrt(3) * values.std() / 20
+    assert (high - low) / 2 == pytest.approx(half, rel=0.1)
 
 
 def test_table_has_mean_and_spread():
-    lines = table(HELD_OUT, BY_SEED, OTHERS).splitlines()
+    lines = table(HELD_OUT, FIGURES).splitlines()
     assert [line.split(" |")[0] for line in lines[2:]] == [
         "| **L1**",
         "| **L2**",
@@ -76,13 +135,40 @@ def test_table_has_mean_and_spread():
 
 
 def test_report_says_what_was_done(dump):
-    text = report_text(
-        CompareConfig(dump, steps=7, seeds=(0, 4)), GoldSet.load(), ["a.jpg"], BY_SEED, OTHERS
-    )
+    described = {HELD_OUT: "some triplets; one was seen", GOLD: "ten pairs"}
+    config = CompareConfig(dump, steps=7, seeds=(0, 4))
+    text = report_text(config, GoldSet.load(), described, FIGURES, ["their terms"])
     assert "20 triplets of 64 x 64 px" in text
     assert f"--data {dump} --seeds 0 4 --steps 7" in text
-    assert "The training data hold some of these pictures: a.jpg." in text
+    assert "Mean over some triplets; one was seen, ±" in text
+    assert "## What the losses consist of\n\ntheir terms" in text
     assert "the students keep L1 50 %, L2 50 %, L3 50 %" in text
+
+
+def test_objectives_say_how_little_of_a_loss_a_term_is(tmp_path):
+    runs = {}
+    for loss, gram in (("L1", None), ("L2", 2.0), ("L3", 2.0)):
+        run = TrainingRun(tmp_path, Path("x"), None, loss, 0, steps=10)
+        run.__dict__["workdir"] = workdir = tmp_path / loss
+        workdir.mkdir()
+        config = {"clip_norm": 1.0, "features": "vgg16", "features_crop": 64}
+        (workdir / "config.json").write_text(json.dumps(config | {"gram_reduction": "sum"}))
+        pixel = {"L1": 1.0, "L2": 0.5, "L3": 0.7}[loss]
+        lines = []
+        for step, norm in ((1, 9.0), (10, 0.5)):
+            line = {"step": step, "gradient_norm": norm, "pixel": 0.01, "loss": pixel * 0.01}
+            if gram:
+                line |= {"gram": gram, "loss": line["loss"] + (1 - pixel) * gram}
+            lines += [json.dumps(line), json.dumps({"step": step, "validation_mse": 1.0})]
+        (workdir / "metrics.jsonl").write_text("\n".join(lines))
+        runs[loss] = [run]
+    text = "\n".join(objectives(runs))
+    assert "| **L1** | 0.01000 | – | 0.00 % | 0.5 | 50 % |" in text
+    # 0.5 x 2 of 0.5 x 2 + 0.5 x 0.01, and 0.3 x 2 of 0.3 x 2 + 0.7 x 0.01.
+    assert "| **L2** | 0.01000 | 2.000 | 99.50 % | 0.5 | 50 % |" in text
+    assert "| **L3** | 0.01000 | 2.000 | 98.85 % | 0.5 | 50 % |" in text
+    assert "almost one objective" in text
+    assert "vgg16 on crops of 64 px" in text
 
 
 def test_runs_share_all_but_loss_and_seed(dump, tmp_path):
@@ -96,17 +182,66 @@ def test_runs_share_all_but_loss_and_seed(dump, tmp_path):
     assert first.workdir.parent == tmp_path and first.workdir != second.workdir
 
 
-def test_finished_runs_are_kept(tmp_path, monkeypatch, capsys):
+def test_runs_are_found_by_pictures_not_by_names(dump, tmp_path):
+    def workdir(data):
+        return TrainingRun(tmp_path, data, dump, "L1", 0, steps=5).workdir
+
+    shutil.copytree(dump, tmp_path / "copy")
+    assert workdir(dump) == workdir(tmp_path / "copy")
+    shard = tmp_path / "copy" / "pairs-00000" / "shard.json"
+    # Without recorded checksums the pictures themselves count.
+    shard.write_text(json.dumps({"rows": 20}))
+    assert workdir(dump) == workdir(tmp_path / "copy")
+    stylised = shard.parent / "stylised.npy"
+    np.save(stylised, 255 - np.load(stylised))
+    assert workdir(dump) != workdir(tmp_path / "copy")
+
+
+def test_pictures_of_the_training_are_named(dump, tmp_path):
+    """Under another name, size and quality; pictures of triplets that are not used do not count."""
+    dataset = TripletDataset(dump)
+    train = np.flatnonzero((dataset.pairs[:, 0] < 3) & (dataset.pairs[:, 1] < 2))
+    rng = np.random.default_rng(1)
+    noise = rng.integers(-2, 3, dataset.contents.shape)
+    contents = (dataset.contents.astype(int) + noise).clip(0, 255).astype(np.uint8)
+    ids = [f"copy{i}.png" for i in range(5)]
+    writer = TripletWriter(
+        tmp_path / "other",
+        contents=ImageSet(contents, ids, [(64, 64)] * 5),
+        styles=ImageSet(np.array(dataset.styles), dataset.style_ids, [(64, 64)] * 4),
+        pairs=np.array([[1, 2], [4, 3], [1, 3]]),
+    )
+    writer.write_shard(0, np.array(contents[:3]))
+    other = TripletDataset(tmp_path / "other")
+    assert seen_in_training(dataset, train, other, np.arange(3)) == ["copy1.png"]
+    described = ExampleSet([(other, [0, 1, 2])]).described(dataset, train)
+    assert described.startswith("3 triplets of 2 contents and 2 styles; in the training there were")
+    assert "copy1.png of these" in described
+    assert "none of these" in ExampleSet([(other, [1])]).described(dataset, train)
+
+
+def test_measures_of_other_pictures_are_not_kept(dump, tmp_path, monkeypatch):
+    dataset = TripletDataset(dump)
+    key = ExampleSet([(dataset, [0, 1])]).key
+    assert key == ExampleSet([(TripletDataset(dump), range(2))]).key
+    assert key != ExampleSet([(dataset, [1, 0])]).key
+    shutil.copytree(dump, tmp_path / "copy")
+    assert key == ExampleSet([(TripletDataset(tmp_path / "copy"), [0, 1])]).key
+    monkeypatch.setattr("evaluation.study.MEASURED", ("mse",))
+    assert key != ExampleSet([(dataset, [0, 1])]).key
+
+
+def test_finished_runs_are_kept(dump, tmp_path, monkeypatch, capsys):
     calls = []
     monkeypatch.setattr("evaluation.runs.call", lambda *flags: calls.append(flags))
-    run = TrainingRun(tmp_path, Path("x"), None, "L1", 0, steps=5)
+    run = TrainingRun(tmp_path, dump, None, "L1", 0, steps=5)
     run.ensure()
     (run.workdir / "checkpoints" / "5").mkdir(parents=True)
     ensure_all([run, run])
     assert len(calls) == 1
     assert {"--resume", "--steps", "5", "--workdir"} <= set(calls[0])
     assert "run 2 of 2, kept" in capsys.readouterr().out
-    assert not TrainingRun(tmp_path, Path("x"), None, "L1", 0, steps=6).finished
+    assert not TrainingRun(tmp_path, dump, None, "L1", 0, steps=6).finished
 
 
 def test_sigterm_reaches_the_command(tmp_path, monkeypatch):
