@@ -57,7 +57,10 @@ class AblationConfig:
     data: Path
     """Triplet dataset of scripts/dump_teacher.py to train on."""
     validation: Path | None = None
-    """Triplet dataset to measure on; by default a part of the training data is held out."""
+    """Triplet dataset to validate on; by default a part of the training data is held out."""
+    test: Path | None = None
+    """Triplet dataset to measure on, of pictures that are in neither; by default that of the
+    validation."""
     points: tuple[float | int, ...] = ()
     """What to try in place of the study's own: numbers of triplets, numbers of styles, or factors
     on the widths of the mini student."""
@@ -268,8 +271,7 @@ def ablate(config: AblationConfig) -> None:
     validation = config.validation
     if validation is None:
         validation = subset(dataset, spread(split.held_out, config.max_pairs), config.out).root
-    held_out = TripletDataset(validation)
-    examples = ExampleSet([(held_out, spread(np.arange(len(held_out)), config.max_pairs))])
+    examples = ExampleSet.of(config.test or validation, config.max_pairs)
     described = examples.described(dataset, split.train)
     runs = {}
     for variant in plan.variants:
@@ -395,7 +397,7 @@ def report_text(config: AblationConfig, plan: Plan, figures: Figures, described:
         seeds = f"± standard deviation over {len(config.seeds)} seeds"
     lines += [
         "",
-        f"Mean over {described}; {seeds}; {config.steps} steps each of the training's preset "
+        f"Mean {seeds}, on {described}; {config.steps} steps each of the training's preset "
         f"`mini`. Machine: {machine()}.",
         "",
         "```",
@@ -408,7 +410,15 @@ def report_text(config: AblationConfig, plan: Plan, figures: Figures, described:
 def _command(config: AblationConfig) -> str:
     default = AblationConfig(config.study, config.data)
     words = ["--study", config.study, "--data", str(config.data)]
-    for name in ("points", "validation", "steps", "seeds", "held_out_fraction", "max_pairs"):
+    for name in (
+        "points",
+        "validation",
+        "test",
+        "steps",
+        "seeds",
+        "held_out_fraction",
+        "max_pairs",
+    ):
         value = getattr(config, name)
         if value != getattr(default, name):
             values = value if isinstance(value, tuple) else (value,)

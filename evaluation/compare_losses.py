@@ -108,7 +108,10 @@ class CompareConfig:
     data: Path
     """Triplet dataset of scripts/dump_teacher.py to train on."""
     validation: Path | None = None
-    """Triplet dataset to measure on; by default the training holds a part of its data out."""
+    """Triplet dataset to validate on; by default the training holds a part of its data out."""
+    test: Path | None = None
+    """Triplet dataset to measure on, of pictures that are in neither; by default what the training
+    validates on."""
     out: Path = Path("runs/studies")
     """Folder of the runs, which studies share; the same command continues what was interrupted."""
     report: Path = Path("runs/experiments")
@@ -161,7 +164,9 @@ def compare_losses(config: CompareConfig) -> None:
 
     first = runs["L1"][0]
     sets = {
-        HELD_OUT: ExampleSet(held_out_triplets(first.workdir, config.max_pairs)),
+        HELD_OUT: ExampleSet.of(config.test, config.max_pairs)
+        if config.test
+        else ExampleSet(held_out_triplets(first.workdir, config.max_pairs)),
         GOLD: ExampleSet([(gold_dataset, range(len(gold_dataset)))]),
     }
     judge = Judge(structure=False)
@@ -337,7 +342,7 @@ def report_text(
         "",
         table(HELD_OUT, figures),
         "",
-        f"Mean over {described[HELD_OUT]}, ± standard deviation over the seeds.",
+        f"Mean ± standard deviation over the seeds, on {described[HELD_OUT]}.",
         "",
         "## On the gold set",
         "",
@@ -453,7 +458,17 @@ def _command(config: CompareConfig) -> str:
     default = CompareConfig(config.data)
     words = ["--data", str(config.data)]
     for name in (
-        *("validation", "preset", "init_from", "seeds", "steps", "gold", "own_gold", "teacher"),
+        *(
+            "validation",
+            "test",
+            "preset",
+            "init_from",
+            "seeds",
+            "steps",
+            "gold",
+            "own_gold",
+            "teacher",
+        ),
         "max_pairs",
     ):
         value = getattr(config, name)

@@ -14,12 +14,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from evaluation.baselines import BASELINES
-from evaluation.evaluate import triplet_examples
+from evaluation.evaluate import spread, triplet_examples
 from evaluation.measures import Example, Judge, on_pictures
 from evaluation.overlap import seen_in_training
 from evaluation.report import cell, write_text
 from evaluation.runs import TrainingRun
-from student_jax.data import Triplets
+from student_jax.data import Triplets, open_triplets
 from student_jax.pretrained import open_student
 from student_jax.stylise import Stylist
 
@@ -44,6 +44,16 @@ class ExampleSet:
 
     chosen: Sequence[tuple[Triplets, Sequence[int]]]
     """Datasets and indices."""
+
+    @classmethod
+    def of(cls, data: Path, max_pairs: int) -> "ExampleSet":
+        """At most `max_pairs` of a dataset, evenly spread.
+
+        Raises:
+            InputError: no triplets there.
+        """
+        dataset = open_triplets(str(data))
+        return cls([(dataset, spread(np.arange(len(dataset)), max_pairs))])
 
     @property
     def key(self) -> str:
@@ -78,8 +88,10 @@ class ExampleSet:
             for dataset, indices in self.chosen
             for name in seen_in_training(training, train, dataset, np.array(indices))
         ]
-        text = f"{len(self)} triplets of {contents} contents and {styles} styles"
-        return f"{text}; in the training there were {', '.join(seen) or 'none'} of these pictures"
+        return (
+            f"{len(self)} triplets of {contents} contents and {styles} styles, of which the "
+            f"training had {', '.join(seen) or 'none'}"
+        )
 
 
 def kept(path: Path, take: Callable[[], dict]) -> dict:

@@ -134,7 +134,7 @@ def test_paragraph_and_curve_follow_from_the_figures(tmp_path, dump):
     assert "| 8 | 0.03000 ± 0.01000 |" in report
     assert "| 16 (all) | 0.02000 ± 0.01000 |" in report
     assert "| teacher | 0.25000 |" in report
-    assert "Mean over nine pictures" in report
+    assert "over 2 seeds, on nine pictures; 2000 steps" in report
 
 
 def test_the_gram_study_is_beside_l1(dataset):
