@@ -1,7 +1,9 @@
 """A student, a teacher's dump or a folder of results by anyone, measured beside three baselines."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import itertools
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -11,7 +13,15 @@ from tqdm import tqdm
 
 from evaluation.baselines import BASELINES
 from evaluation.gold_set import GoldSet
-from evaluation.measures import Example, Judge, Judgement, Method, Picture, on_pictures
+from evaluation.measures import (
+    Example,
+    Judge,
+    Judgement,
+    Method,
+    Picture,
+    on_pictures,
+    smallest_side,
+)
 from evaluation.report import html_page, json_text, markdown_table, notes, write_text
 from student_jax.checkpoint import load_config
 from student_jax.compilation import enable_compilation_cache
@@ -20,6 +30,7 @@ from student_jax.pretrained import open_student
 from student_jax.stylise import Stylist
 from triplets import (
     ImageFolder,
+    ImageSet,
     InputError,
     contact_sheet,
     crop_and_resize,
@@ -27,10 +38,10 @@ from triplets import (
     load_images,
     open_source,
     read_image,
-    resize_shorter_side,
     uint8_from_float,
     write_image,
 )
+from triplets.images import IMAGE_SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -65,7 +76,7 @@ class EvaluateConfig:
     """Side in pixels to which contents, styles and results are cropped and resized; triplets stay
     as they are."""
     style_size: int = 256
-    """Side in pixels at which styles of --gold and --style are shown to the student."""
+    """Shorter side in pixels to which larger styles are reduced before the student sees them."""
     max_pairs: int = 64
     """Held-out triplets or triplets of --data at most, evenly spread."""
     structure: bool = True
@@ -81,6 +92,15 @@ class EvaluateConfig:
         for name in ("size", "style_size", "max_pairs", "rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
+        if self.size < self.smallest_side:
+            raise ValueError(
+                f"size is {self.size}; the measures need {self.smallest_side} px or more"
+            )
+
+    @property
+    def smallest_side(self) -> int:
+        """Side in pixels below which the chosen measures cannot be taken."""
+        return smallest_side(self.fid_weights)
 
 
 @dataclass(frozen=True)
@@ -89,9 +109,37 @@ class ExampleSet:
 
     description: str
     examples: Iterator[Example]
-    count: int
-    style_size: int | None = None
-    """Side at which the student sees styles; None for as they are."""
+    ids: Sequence[tuple[str, str]]
+    """Of the content and the style of each."""
+    skipped: Sequence[str] = ()
+    """Pictures that cannot be used, each with the reason."""
+
+
+@dataclass(frozen=True)
+class MeasuredStudent:
+    """What a report says of a student."""
+
+    origin: str
+    """Its training, or the name that was given."""
+    checkpoint: str
+    step: Literal["best", "latest"] | int | None
+    """As it was asked for; None for a student that is not a training run's."""
+    style_size: int
+    """Shorter side in pixels to which larger styles were reduced for it."""
+
+    @classmethod
+    def of(cls, config: EvaluateConfig) -> "MeasuredStudent":
+        """The student of --checkpoint."""
+        origin, step = config.checkpoint, None
+        if (Path(config.checkpoint) / "checkpoints").is_dir():
+            run, step = load_config(Path(config.checkpoint)), config.step
+            start = f'further from "{run["init_from"]}"' if run["init_from"] else "from scratch"
+            origin = f"trained {start}, loss {run['loss']}, up to {run['steps']} steps"
+        return cls(origin, config.checkpoint, step, config.style_size)
+
+    def __str__(self) -> str:
+        step = "" if self.step is None else f", --step {self.step}"
+        return f"{self.origin}{step}, styles reduced to {self.style_size} px where they are larger"
 
 
 def evaluate(config: EvaluateConfig) -> Judgement:
@@ -102,12 +150,16 @@ def evaluate(config: EvaluateConfig) -> Judgement:
     """
     enable_compilation_cache()
     chosen = choose_examples(config)
+    for line in chosen.skipped:
+        print(line, file=sys.stderr)
     methods: dict[str, Method] = {}
+    student = None
     if config.checkpoint is not None:
-        stylist = Stylist(open_student(config.checkpoint, config.step))
-        methods["student"] = _student_method(stylist, chosen.style_size)
+        student = MeasuredStudent.of(config)
+        model = open_student(config.checkpoint, config.step)
+        methods["student"] = on_pictures(Stylist(model, style_size=config.style_size))
     if config.results is not None:
-        methods["results"] = _results_method(config.results, config.data, config.size)
+        methods["results"] = _results_method(config, chosen.ids)
     methods |= {name: on_pictures(function) for name, function in BASELINES.items()}
     judge = Judge(
         vgg19_weights=config.vgg19_weights,
@@ -126,43 +178,41 @@ def evaluate(config: EvaluateConfig) -> Judgement:
             rows.append([uint8_from_float(image) for image in shown.values()])
         bar.update()
 
-    with tqdm(total=chosen.count, unit="example", desc="evaluating") as bar:
+    with tqdm(total=len(chosen.ids), unit="example", desc="evaluating") as bar:
         judgement = judge.of_methods(methods, chosen.examples, seen=draw)
-    description = chosen.description
-    if config.checkpoint is not None:
-        description += f"; student: {describe_student(config.checkpoint)}"
-    write_report(config.out, judgement, description, captions, rows)
+    write_report(config.out, judgement, chosen, student, captions, rows)
     return judgement
-
-
-def describe_student(name: str) -> str:
-    """Where a student comes from: a training run's start, or the name that was given."""
-    if not (Path(name) / "checkpoints").is_dir():
-        return name
-    run = load_config(Path(name))
-    start = "from scratch" if run["init_from"] is None else f'further from "{run["init_from"]}"'
-    return f"trained {start}, loss {run['loss']}, up to {run['steps']} steps"
 
 
 def write_report(
     out: Path,
     judgement: Judgement,
-    description: str,
+    chosen: ExampleSet,
+    student: MeasuredStudent | None,
     captions: Sequence[str],
     rows: Sequence[Sequence[UInt8[np.ndarray, "h w 3"]]],
 ) -> None:
     """Print the table and write comparison.png, table.md, measures.json and report.html."""
+    description = chosen.description
+    if student is not None:
+        description += f"; student: {student}"
     table = markdown_table(judgement, f"on {judgement.count} {description}")
-    remarks = "\n".join(f"- {note}" for note in notes(judgement))
+    remarks = [*chosen.skipped, *notes(judgement)]
     print(table)
     for name, reason in judgement.missing.items():
         print(f"not measured: {name}, because {reason}.")
-    write_text(out / "table.md", f"{table}\n\n{remarks}")
-    write_text(out / "measures.json", json_text(judgement, on=description))
+    write_text(out / "table.md", "\n".join([table, "", *(f"- {line}" for line in remarks)]))
+    about = {
+        "on": description,
+        "student": None if student is None else asdict(student),
+        "skipped": list(chosen.skipped),
+    }
+    write_text(out / "measures.json", json_text(judgement, **about))
     page = html_page(
         judgement,
         title="Evaluation",
         summary=f"Means over {judgement.count} {description}.",
+        remarks=remarks,
         captions=captions,
         rows=rows,
     )
@@ -191,31 +241,38 @@ def choose_examples(config: EvaluateConfig) -> ExampleSet:
     if config.data is not None:
         dataset = open_triplets(config.data)
         indices = spread(np.arange(len(dataset)), config.max_pairs)
-        return ExampleSet("triplets", triplet_examples([(dataset, indices)]), len(indices))
+        return _triplet_set("triplets", [(dataset, indices)])
     if given["--gold"]:
         gold = GoldSet.load(config.own_gold)
         description = f"pairs of the gold set {gold.sha256[:8]} at {config.size} px"
-        examples = _gold_examples(gold, config.size)
-        return ExampleSet(description, examples, len(gold.pairs), config.style_size)
+        return ExampleSet(description, _gold_examples(gold, config.size), gold.ids)
     if config.content is not None:
-        (contents, _), (styles, _) = (
-            load_images(open_source(spec), config.size) for spec in (config.content, config.style)
-        )
+        contents, skipped_contents = _usable("content", config.content, config.size)
+        styles, skipped_styles = _usable("style", config.style, config.size)
         description = f"pairs, {len(contents)} contents x {len(styles)} styles at {config.size} px"
-        count = len(contents) * len(styles)
+        rows = list(itertools.product(range(len(contents)), range(len(styles))))
         examples = (
             _example(contents.images[i], styles.images[j], None, contents.ids[i], styles.ids[j])
-            for i in range(len(contents))
-            for j in range(len(styles))
+            for i, j in rows
         )
-        return ExampleSet(description, examples, count, config.style_size)
+        ids = [(contents.ids[i], styles.ids[j]) for i, j in rows]
+        return ExampleSet(description, examples, ids, skipped_contents + skipped_styles)
     if config.checkpoint is None:
         raise InputError(
             "nothing to measure the results on: give --data, --gold, or --content and --style."
         )
     held_out = held_out_triplets(Path(config.checkpoint), config.max_pairs)
-    count = sum(len(indices) for _, indices in held_out)
-    return ExampleSet("held-out triplets", triplet_examples(held_out), count)
+    return _triplet_set("held-out triplets", held_out)
+
+
+def _triplet_set(description: str, chosen: Sequence[tuple[Triplets, Sequence[int]]]) -> ExampleSet:
+    return ExampleSet(description, triplet_examples(chosen), triplet_ids(chosen))
+
+
+def _usable(kind: str, spec: str, size: int) -> tuple[ImageSet, list[str]]:
+    """The pictures of a source that can be used, and the others with the reason of each."""
+    images, skipped = load_images(open_source(spec), size)
+    return images, [f"skipped {kind} {name}: {reason}" for name, reason in skipped]
 
 
 def held_out_triplets(workdir: Path, max_pairs: int) -> list[tuple[Triplets, Sequence[int]]]:
@@ -258,52 +315,110 @@ def triplet_examples(
             yield _example(*dataset[index])
 
 
+def triplet_ids(chosen: Sequence[tuple[Triplets, Sequence[int]]]) -> list[tuple[str, str]]:
+    """Content and style of each, without reading a picture."""
+    return [
+        (dataset.content_ids[content], dataset.style_ids[style])
+        for dataset, indices in chosen
+        for content, style in dataset.pairs[list(indices)]
+    ]
+
+
 def _gold_examples(gold: GoldSet, size: int) -> Iterator[Example]:
-    for content, style in gold.pairs:
-        pictures = (crop_and_resize(read_image(file), size) for file in (content, style))
-        yield _example(*pictures, None, content.name, style.name)
+    for pair, ids in zip(gold.pairs, gold.ids, strict=True):
+        pictures = (crop_and_resize(read_image(file), size) for file in pair)
+        yield _example(*pictures, None, *ids)
 
 
 def _example(content, style, teacher, content_id: str, style_id: str) -> Example:
     stylised = None if teacher is None else float_from_uint8(teacher)
-    name = f"{_stem(content_id)}--{_stem(style_id)}"
-    return Example(float_from_uint8(content), float_from_uint8(style), stylised, name)
+    ids = (content_id, style_id)
+    return Example(float_from_uint8(content), float_from_uint8(style), stylised, ids)
 
 
-def _stem(picture_id: str) -> str:
-    return "_".join(PurePosixPath(picture_id).with_suffix("").parts)
-
-
-def _student_method(
-    stylist: Callable[[Picture, Picture], Picture], style_size: int | None
-) -> Method:
-    def stylise(example: Example) -> Picture:
-        style = example.style
-        if style_size is not None and style_size < min(style.shape[:2]):
-            small = resize_shorter_side(uint8_from_float(style), style_size)
-            style = float_from_uint8(small)
-        return stylist(example.content, style)
-
-    return stylise
-
-
-def _results_method(folder: Path, data: str | None, size: int) -> Method:
-    files = {_stem(name).replace("_stylized_", "--"): name for name in ImageFolder(folder).ids}
+def _results_method(config: EvaluateConfig, ids: Sequence[tuple[str, str]]) -> Method:
+    files = find_results(config.results, ids)
 
     def read(example: Example) -> Picture:
-        if example.name not in files:
+        name = files[example.ids]
+        pixels = read_image(config.results / name)
+        height, width = pixels.shape[:2]
+        if min(height, width) < config.smallest_side:
             raise InputError(
-                f'{folder} has no result "{example.name}"; expected one for every pair, named '
-                "CONTENT--STYLE."
+                f'the result "{name}" has {width} x {height} px; the measures need '
+                f"{config.smallest_side} px or more."
             )
-        pixels = read_image(folder / files[example.name])
-        if data is None:
-            pixels = crop_and_resize(pixels, size)
+        if example.teacher is None:  # triplets stay as they are
+            pixels = crop_and_resize(pixels, config.size)
         if pixels.shape != example.content.shape:
             raise InputError(
-                f'the result "{files[example.name]}" has {pixels.shape[1]} x {pixels.shape[0]} px, '
-                f"its content {example.content.shape[1]} x {example.content.shape[0]}."
+                f'the result "{name}" has {width} x {height} px, its content '
+                f"{example.content.shape[1]} x {example.content.shape[0]}."
             )
         return float_from_uint8(pixels)
 
     return read
+
+
+def find_results(folder: Path, ids: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """The file of each content and style, by their ids.
+
+    Raises:
+        InputError: a pair has no result, or several, or shares its result with another pair.
+    """
+    files: dict[str, str] = {}
+    for file in ImageFolder(folder).ids:
+        name = _flat(_without_suffix(file))
+        if name in files:
+            raise InputError(
+                f'"{files[name]}" and "{file}" in {folder} share a name; expected one result for '
+                "every pair."
+            )
+        files[name] = file
+    found: dict[tuple[str, str], str] = {}
+    pairs: dict[str, tuple[str, str]] = {}
+    for pair in ids:
+        names = _result_names(*pair)
+        matches = sorted({files[name] for name in names if name in files})
+        if not matches:
+            raise InputError(
+                f'{folder} has no result "{names[0]}"; expected one for every pair, named '
+                "CONTENT--STYLE."
+            )
+        if len(matches) > 1:
+            raise InputError(f'"{matches[0]}" and "{matches[1]}" in {folder} are of one pair.')
+        [file] = matches
+        if file in pairs:
+            either = " or ".join(
+                f"{content} with {style}" for content, style in (pairs[file], pair)
+            )
+            raise InputError(f'the result "{file}" could be that of {either}; rename the pictures.')
+        found[pair], pairs[file] = file, pair
+    return found
+
+
+def _result_names(content_id: str, style_id: str) -> list[str]:
+    """What a pair's result may be called, without its suffix.
+
+    scripts/stylize.py drops the suffixes of the pictures unless two of them would share a name.
+    """
+    contents, styles = (
+        (_flat(_without_suffix(name)), _flat(name)) for name in (content_id, style_id)
+    )
+    return [
+        f"{content}{between}{style}"
+        for between in ("--", "_stylized_")
+        for content in contents
+        for style in styles
+    ]
+
+
+def _flat(name: str) -> str:
+    return "_".join(PurePosixPath(name).parts)
+
+
+def _without_suffix(name: str) -> str:
+    # Nothing but the suffix of a picture: what follows the last dot of "coco/2017:1.1.0:train:5"
+    # tells it from others.
+    stem, dot, suffix = name.rpartition(".")
+    return stem if dot + suffix.lower() in IMAGE_SUFFIXES else name

@@ -23,6 +23,7 @@ from evaluation.pixels import (
     ssim,
 )
 from student_jax.convert import bundled_vgg16
+from triplets import InputError
 
 Picture = Float32[np.ndarray, "h w 3"]
 ART_INCEPTION = (
@@ -69,6 +70,11 @@ TO_TEACHER = ("mse", "psnr", "ssim", "lpips")
 OF_SETS = ("fid", "art_fid")
 
 
+def smallest_side(fid_weights: Path | None) -> int:
+    """Side in pixels that pictures need: LPIPS is defined from 64 on, the art Inception from 75."""
+    return 64 if fid_weights is None else 75
+
+
 @dataclass(frozen=True)
 class Example:
     """A content and a style, with the teacher's picture where there is one; all of one size."""
@@ -76,8 +82,8 @@ class Example:
     content: Picture
     style: Picture
     teacher: Picture | None = None
-    name: str = ""
-    """CONTENT--STYLE, as scripts/stylize.py names its results."""
+    ids: tuple[str, str] = ("", "")
+    """Of the content and of the style; empty where they have none."""
 
 
 Method = Callable[[Example], Picture]
@@ -122,6 +128,7 @@ class Judge:
         else:
             self._cfsd = ("cfsd_vgg16", ContentStructureDistance(bundled_vgg16()))
             self.missing["cfsd"] = f"its VGG19 weights are missing: {VGG19_WEIGHTS}"
+        self._smallest = smallest_side(fid_weights)
         self._inception = Inception.from_file(fid_weights) if fid_weights else None
         if self._inception is None:
             for name in OF_SETS:
@@ -130,8 +137,17 @@ class Judge:
     def of_pair(
         self, result: Picture, example: Example, only: Collection[str] = MEASURES
     ) -> dict[str, float]:
-        """The measures of one stylised picture of the example's size, or those named by `only`."""
+        """The measures of one stylised picture of the example's size, or those named by `only`.
+
+        Raises:
+            InputError: the pictures are too small to measure.
+        """
         content, style, teacher = example.content, example.style, example.teacher
+        if min(content.shape[:2]) < self._smallest:
+            raise InputError(
+                f"pictures of {content.shape[1]} x {content.shape[0]} px are too small to measure; "
+                f"expected sides of {self._smallest} px or more."
+            )
         takers: dict[str, Callable[[], float]] = {}
         if teacher is not None:
             takers |= {
@@ -171,6 +187,8 @@ class Judge:
             only: names of the measures to take of each picture.
             seen: called with every example and its results by method, such as to draw them.
 
+        Raises:
+            InputError: the pictures are too small to measure.
         """
         values = defaultdict(lambda: defaultdict(list))
         features = defaultdict(list)

@@ -38,7 +38,7 @@ td.best {{ font-weight: 600 }}
 <h1>{title}</h1>
 <p>{summary}</p>
 {table}
-<ul>{notes}</ul>
+<ul>{remarks}</ul>
 <table class="pictures">{pictures}</table>
 </html>
 """
@@ -104,10 +104,11 @@ def html_page(
     *,
     title: str,
     summary: str,
+    remarks: Sequence[str],
     captions: Sequence[str],
     rows: Sequence[Sequence[UInt8[np.ndarray, "h w 3"]]],
 ) -> str:
-    """A page that needs no other file and no server: table, notes, and rows of pictures."""
+    """A page that needs no other file and no server: table, remarks, and rows of pictures."""
     measures = shown_measures(judgement)
     best = {m: _best(judgement, m) for m in measures}
     table = [
@@ -127,7 +128,7 @@ def html_page(
         title=html.escape(title),
         summary=html.escape(summary),
         table=f"<table>{''.join(table)}</table>",
-        notes="".join(f"<li>{html.escape(note)}</li>" for note in notes(judgement)),
+        remarks="".join(f"<li>{html.escape(remark)}</li>" for remark in remarks),
         pictures="".join(pictures),
     )
 

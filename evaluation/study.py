@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from evaluation.baselines import BASELINES
-from evaluation.evaluate import spread, triplet_examples
+from evaluation.evaluate import spread, triplet_examples, triplet_ids
 from evaluation.measures import Example, Judge, on_pictures
 from evaluation.overlap import seen_in_training
 from evaluation.report import cell, write_text
@@ -70,11 +70,7 @@ class ExampleSet:
     @property
     def pairs(self) -> list[tuple[str, str]]:
         """Content and style of each triplet."""
-        return [
-            (dataset.content_ids[content], dataset.style_ids[style])
-            for dataset, indices in self.chosen
-            for content, style in dataset.pairs[list(indices)]
-        ]
+        return triplet_ids(self.chosen)
 
     def examples(self) -> Iterator[Example]:
         """One at a time."""

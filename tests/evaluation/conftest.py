@@ -33,15 +33,3 @@ def dump(tmp_path_factory):
     rows = writer.shard_pairs(0)
     writer.write_shard(0, contents[rows[:, 0]] // 2 + styles[rows[:, 1]] // 2)
     return root
-
-
-def blend(content, style):
-    return 0.5 * content + 0.5 * style
-
-
-@pytest.fixture
-def student(monkeypatch):
-    """The name of a student that blends the pictures, in place of a network that must compile."""
-    monkeypatch.setattr("evaluation.evaluate.open_student", lambda name, step: name)
-    monkeypatch.setattr("evaluation.evaluate.Stylist", lambda model: blend)
-    return "a student"

@@ -5,13 +5,47 @@ import numpy as np
 import pytest
 
 from evaluation.baselines import BASELINES, colour_transfer
-from evaluation.evaluate import EvaluateConfig, choose_examples, evaluate, held_out_triplets
+from evaluation.evaluate import (
+    EvaluateConfig,
+    choose_examples,
+    evaluate,
+    find_results,
+    held_out_triplets,
+)
 from evaluation.gold_set import GoldSet
 from evaluation.measures import MEASURES
 from student_jax.data import split_triplets
-from triplets import InputError, TripletDataset, float_from_uint8, read_image, write_image
+from student_jax.stylise_files import _Input, _names
+from triplets import (
+    ImageSet,
+    InputError,
+    TripletDataset,
+    TripletWriter,
+    float_from_uint8,
+    read_image,
+    write_image,
+)
 
 CONTROLS = list(BASELINES)
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Which students were opened: they blend the pictures, in place of networks to compile."""
+    students = []
+
+    def stylist(model, *, style_size):
+        students.append((*model, style_size))
+        return lambda content, style: 0.5 * content + 0.5 * style
+
+    monkeypatch.setattr("evaluation.evaluate.open_student", lambda name, step: (name, step))
+    monkeypatch.setattr("evaluation.evaluate.Stylist", stylist)
+    return students
+
+
+def write_grey(path, side=16, grey=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_image(path, np.full((side, side, 3), grey, np.uint8))
 
 
 def test_colour_transfer_takes_mean_and_covariance():
@@ -32,9 +66,9 @@ def test_colour_transfer_of_grey_pictures_is_finite():
     np.testing.assert_allclose(colour_transfer(style, style), style, atol=1e-4)
 
 
-def test_student_beside_teacher_and_controls(dump, student, tmp_path, capsys):
+def test_student_beside_teacher_and_controls(dump, opened, tmp_path, capsys):
     out = tmp_path / "out"
-    judgement = evaluate(EvaluateConfig(out, checkpoint=student, data=str(dump), max_pairs=1))
+    judgement = evaluate(EvaluateConfig(out, checkpoint="mini", data=str(dump), max_pairs=1))
     measures = judgement.measures
     assert list(measures) == ["teacher", "student", *CONTROLS]
     triplet = TripletDataset(dump)[0]
@@ -52,6 +86,8 @@ def test_student_beside_teacher_and_controls(dump, student, tmp_path, capsys):
     assert "huggingface.co/matthias-wright/art_inception" in printed
     stored = json.loads((out / "measures.json").read_text())
     assert stored["measures"]["student"] == measures["student"]
+    assert stored["student"]["checkpoint"] == "mini" and stored["student"]["step"] is None
+    assert opened == [("mini", "best", 256)]
     assert stored["measures"]["teacher"]["psnr"] is None  # infinite
     assert set(stored["missing"]) == {"cfsd", "fid", "art_fid"}
     table = (out / "table.md").read_text()
@@ -87,6 +123,34 @@ def test_what_a_training_held_out(dump, tmp_path, monkeypatch):
     assert opened == ["tfds:some_triplets:train"] and len(indices)
 
 
+def test_a_training_run_and_results_on_what_it_held_out(dump, opened, tmp_path):
+    workdir, out = tmp_path / "run", tmp_path / "out"
+    (workdir / "checkpoints").mkdir(parents=True)
+    run = {"data": str(dump), "validation": None, "held_out_fraction": 0.2}
+    run |= {"init_from": None, "loss": "L2", "steps": 900}
+    (workdir / "config.json").write_text(json.dumps(run))
+    for triplet in TripletDataset(dump):
+        name = f"{triplet.content_id[:-4]}--{triplet.style_id[:-4]}.png"
+        (tmp_path / "theirs").mkdir(exist_ok=True)
+        write_image(tmp_path / "theirs" / name, triplet.stylised)
+    config = EvaluateConfig(
+        *(out, str(workdir), 700, tmp_path / "theirs"), style_size=48, structure=False
+    )
+    measures = evaluate(config).measures
+    assert measures["results"] == measures["teacher"] != measures["student"]
+    # Which checkpoint it was and what it saw is used, and said on the page and in the JSON.
+    assert opened == [(str(workdir), 700, 48)]
+    said = "trained from scratch, loss L2, up to 900 steps, --step 700, styles reduced to 48 px"
+    assert said in (out / "report.html").read_text()
+    student = json.loads((out / "measures.json").read_text())["student"]
+    assert student == {
+        "origin": "trained from scratch, loss L2, up to 900 steps",
+        "checkpoint": str(workdir),
+        "step": 700,
+        "style_size": 48,
+    }
+
+
 def test_a_dump_itself(dump, tmp_path):
     judgement = evaluate(EvaluateConfig(tmp_path, data=str(dump), max_pairs=2, structure=False))
     assert judgement.count == 2
@@ -105,21 +169,97 @@ def test_results_of_anyone_against_a_teacher(dump, tmp_path):
     )
     measures = evaluate(config).measures
     assert measures["results"] == measures["teacher"]
+    write_grey(folder / "photo0_stylized_painting0.png", side=63)
+    with pytest.raises(InputError, match="has 63 x 63 px; the measures need 64 px or more"):
+        evaluate(config)
+    write_grey(folder / "photo0_stylized_painting0.png", side=65)
+    with pytest.raises(InputError, match="has 65 x 65 px, its content 64 x 64"):
+        evaluate(config)
     (folder / "photo0_stylized_painting0.png").unlink()
     with pytest.raises(InputError, match='no result "photo0--painting0"'):
         evaluate(config)
 
 
-def test_protocol_on_two_folders(dump, student, tmp_path):
+def found(folder, ids, names):
+    """What `find_results` finds among files of these names, which are listed but not read."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return find_results(folder, ids)
+
+
+@pytest.mark.parametrize(
+    ("contents", "result"),
+    [
+        (["a.jpg", "x/b.JPEG", "x/St. Remy.png"], "x_St. Remy--s.v2.png"),
+        (["a.jpg", "b.jpg", "a.png"], "a.png--s.v2.png"),
+        ([f"coco/2017:1.1.0:train:{i}" for i in range(12)], "coco_2017:1.1.0:train:11--s.v2.png"),
+    ],
+)
+def test_results_are_found_under_the_names_that_stylize_gives(contents, result, tmp_path):
+    contents_of = _names([_Input(name, name, None) for name in contents])
+    [style] = _names([_Input("s.v2.tif", "s.v2.tif", None)])
+    expected = {
+        (name, "s.v2.tif"): f"{stem}--{style}.png"
+        for name, stem in zip(contents, contents_of, strict=True)
+    }
+    assert found(tmp_path, list(expected), expected.values()) == expected
+    assert expected[contents[-1], "s.v2.tif"] == result
+
+
+@pytest.mark.parametrize(
+    ("ids", "files", "message"),
+    [
+        ([("a.jpg", "s.jpg")], ["a--s.png", "a--s.jpg"], "share a name"),
+        ([("a.jpg", "s.jpg")], ["a--s.png", "a_stylized_s.png"], "are of one pair"),
+        (
+            [("a.jpg", "s.jpg"), ("a.png", "s.jpg")],
+            ["a--s.png"],
+            r"could be that of a\.jpg with s\.jpg or a\.png with s\.jpg",
+        ),
+        ([("x/a.jpg", "s.jpg"), ("x_a.jpg", "s.jpg")], ["x_a--s.png"], "could be that of"),
+        ([("a--b.jpg", "c.jpg"), ("a.jpg", "b--c.jpg")], ["a--b--c.png"], "could be that of"),
+        ([("a.jpg", "s.jpg")] * 2, ["a--s.png"], "could be that of"),
+        ([("coco:1.0:1", "s.jpg")], ["coco:1--s.png"], 'no result "coco:1.0:1--s"'),
+    ],
+)
+def test_results_that_could_be_of_several_pairs(ids, files, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        found(tmp_path, ids, files)
+
+
+def test_sizes_too_small_to_measure(tmp_path):
+    EvaluateConfig(tmp_path, size=64)
+    with pytest.raises(ValueError, match="size is 63; the measures need 64 px or more"):
+        EvaluateConfig(tmp_path, size=63)
+    EvaluateConfig(tmp_path, size=75, fid_weights=Path("w"))
+    with pytest.raises(ValueError, match="size is 74; the measures need 75 px or more"):
+        EvaluateConfig(tmp_path, size=74, fid_weights=Path("w"))
+    picture = np.zeros((1, 32, 48, 3), np.uint8)
+    writer = TripletWriter(
+        tmp_path / "small",
+        contents=ImageSet(picture, ["a.jpg"], [(32, 48)]),
+        styles=ImageSet(picture, ["s.jpg"], [(32, 48)]),
+        pairs=np.zeros((1, 2), int),
+        shard_size=1,
+    )
+    writer.write_shard(0, picture)
+    with pytest.raises(InputError, match="pictures of 48 x 32 px are too small to measure"):
+        evaluate(EvaluateConfig(tmp_path / "out", data=str(tmp_path / "small")))
+
+
+def test_protocol_on_two_folders(dump, opened, tmp_path, capsys):
     dataset = TripletDataset(dump)
     for kind in ("contents", "styles"):
         (tmp_path / kind).mkdir()
         for i, picture in enumerate(getattr(dataset, kind)[:2]):
             write_image(tmp_path / kind / f"{i}.png", np.asarray(picture))
+    (tmp_path / "contents" / "broken.jpg").write_text("no picture")
+    write_grey(tmp_path / "styles" / "tiny.png", side=4)
     judgement = evaluate(
         EvaluateConfig(
             tmp_path / "out",
-            checkpoint=student,
+            checkpoint="mini",
             content=str(tmp_path / "contents"),
             style=str(tmp_path / "styles"),
             size=64,
@@ -129,6 +269,14 @@ def test_protocol_on_two_folders(dump, student, tmp_path):
     assert judgement.count == 4
     assert list(judgement.measures) == ["student", *CONTROLS]
     assert "mse" not in judgement.measures["student"]
+    # Inputs are skipped by name and reason only, wherever one may look.
+    printed, report = capsys.readouterr(), (tmp_path / "out" / "report.html").read_text()
+    assert "2 contents x 2 styles" in printed.out and "2 contents x 2 styles" in report
+    stored = json.loads((tmp_path / "out" / "measures.json").read_text())["skipped"]
+    for text in (printed.err, report, (tmp_path / "out" / "table.md").read_text(), *[str(stored)]):
+        assert "skipped content broken.jpg: " in text and "no JPEG" in text
+        assert "skipped style tiny.png: " in text and "its shorter side needs 16" in text
+    assert len(stored) == 2
 
 
 @pytest.mark.parametrize(
@@ -177,6 +325,37 @@ def test_gold_set_with_own_pictures(tmp_path):
     for line in lines[1:]:
         for kind, name in zip(("content", "style"), line.split(","), strict=True):
             assert float_from_uint8(read_image(tmp_path / "copy" / kind / name)).ndim == 3
+
+
+def test_own_pictures_of_one_name_stay_apart(tmp_path):
+    own = tmp_path / "own"
+    contents = ("a/x.png", "a_x.png", "astronaut.jpg", "b/X.png", "b/x.png", "x,y.png", "x_y.png")
+    for i, name in enumerate(contents):
+        write_grey(own / "content" / name, grey=i)
+    write_grey(own / "style" / "sub" / "s.png")
+    gold = GoldSet.load(own)
+    assert gold.ids[0] == ("astronaut.jpg", "van_gogh_cafe_terrace_at_night.jpg")
+    assert gold.ids[10:] == [(name, "sub/s.png") for name in contents]
+    gold.write(tmp_path / "copy")
+    rows = [line.split(",") for line in (tmp_path / "copy" / "pairs.csv").read_text().splitlines()]
+    assert [row[0] for row in rows[1:11]] == [content for content, _ in gold.ids[:10]]
+    copied = [row[0] for row in rows[11:]]
+    assert {row[1] for row in rows[11:]} == {"own_sub_s.png"}
+    assert copied[2] == "own_astronaut.jpg"
+    assert len({name.casefold() for name in copied}) == len(contents)
+    for i, name in enumerate(copied):
+        assert name.endswith(".png" if i != 2 else ".jpg") and "own_" in name
+        if i != 2:  # JPEG does not keep a grey to the level
+            assert (read_image(tmp_path / "copy" / "content" / name) == i).all()
+
+
+def test_own_pictures_that_cannot_be_used_are_not_skipped(tmp_path):
+    write_grey(tmp_path / "elsewhere.png")
+    for kind in ("content", "style"):
+        write_grey(tmp_path / "own" / kind / "x.png")
+    (tmp_path / "own" / "style" / "link.png").symlink_to(tmp_path / "elsewhere.png")
+    with pytest.raises(InputError, match=r"link\.png is a link that leaves the folder"):
+        GoldSet.load(tmp_path / "own")
 
 
 def test_gold_set_notices_a_changed_picture(tmp_path, monkeypatch):

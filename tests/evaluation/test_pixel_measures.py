@@ -92,6 +92,35 @@ def test_histogram_of_one_colour_peaks_at_its_log_ratios():
         assert list(peak) == expected
 
 
+def tinted(seed, height, width, powers):
+    """Random colours whose channels prefer the dark or the bright by their powers."""
+    return (np.random.default_rng(seed).random((height, width, 3)) ** powers).astype(np.float32)
+
+
+SMALL = (tinted(0, 60, 40, (3, 1, 0.5)), tinted(1, 50, 70, (1, 0.5, 2)))
+LARGE = (tinted(2, 300, 280, (3, 1, 0.5)), tinted(3, 270, 200, (1, 0.5, 2)))
+
+
+# The figures are those of the authors' RGBuvHistBlock (github.com/mahmoudnafifi/HistoGAN, commit
+# 37fe53c, histogram_classes/RGBuvHistBlock.py) on a CPU, with the settings of StyleID's
+# evaluation/eval_histogan.py: h=64, insz=256, resizing="interpolation", method="inverse-quadratic",
+# sigma=0.02, intensity_scale=True; the loss is sqrt(sum((sqrt(a) - sqrt(b))^2) / 2).
+# Both programs add thousands of float32 in another order, 1e-7 of each sum: they agree to 3e-8 in
+# the loss and to 1e-6 of an entry, and ten times that is allowed.
+@pytest.mark.parametrize(
+    ("pictures", "expected"), [(SMALL, 0.5352029204368591), (LARGE, 0.676362156867981)]
+)
+def test_histogram_loss_is_that_of_its_authors(pictures, expected):
+    assert histogram_loss(*pictures) == pytest.approx(expected, abs=3e-7)
+
+
+def test_histogram_is_that_of_its_authors():
+    histogram = rgb_uv_histogram(SMALL[0])
+    entries = [histogram[place] for place in ((0, 20, 30), (1, 40, 25), (2, 33, 10))]
+    expected = [0.00024383353593293577, 0.00026134998188354075, 6.881269655423239e-06]
+    assert entries == pytest.approx(expected, rel=1e-5)
+
+
 def test_histogram_loss_of_pictures_of_two_sizes():
     # Doubling each pixel changes nothing once the larger one is sampled down to 256.
     image = noise(size=(256, 256))
