@@ -58,7 +58,8 @@ class EvaluateConfig:
     checkpoint: str | None = None
     """Workdir of a training run, an exported student, or "mini"."""
     step: Literal["best", "latest"] | int = "best"
-    """Which checkpoint of a training run."""
+    """Which checkpoint of a training run; "best" has the smallest squared error, but of a run with
+    another loss than L1 it is the latest: that error would choose the smoothest pictures."""
     results: Path | None = None
     """Folder of stylised pictures named CONTENT--STYLE, as scripts/stylize.py writes them, or
     CONTENT_stylized_STYLE, as StyleID's authors do."""

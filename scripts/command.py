@@ -19,8 +19,10 @@ def run(
 ) -> None:
     """Parse the command line into a config, or one of several named presets, and call `main`.
 
-    What a user can cause ends in one sentence on stderr and exit status 1 (2 for wrong flags,
-    130 for an interruption); a traceback always means a defect.
+    What a user can cause ends in one sentence on stderr; a traceback always means a defect. Exit
+    status 2: the command line makes no sense whatever the files hold, and so the config's
+    constructor, or the parser, refuses it. 1: anything else that was given cannot be used. 130: an
+    interruption.
     """
     # Orbax comments on its own options in warnings that are of no use to a user.
     logging.getLogger("absl").setLevel(logging.ERROR)
@@ -32,8 +34,12 @@ def run(
         )
     try:
         main(tyro.cli(config, description=description))
-    except (InputError, OSError) as error:
+    except InputError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        # The number that Python puts first means nothing to a user; the file does.
+        of_file = f"{error.filename}: " if error.filename else ""
+        sys.exit(f"error: {of_file}{error.strerror or error}")
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
         sys.exit(130)

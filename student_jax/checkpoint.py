@@ -124,7 +124,6 @@ def _state_item(state: TrainState) -> dict:
 
 def save_config(workdir: Path, config: TrainConfig, made_from: dict) -> None:
     """Write the run's configuration to config.json, with what it was made from."""
-    workdir.mkdir(parents=True, exist_ok=True)
     content = asdict(config) | {"made_from": made_from}
     with atomic_write(workdir / "config.json") as file:
         file.write(json.dumps(content, indent=2, default=str).encode())

@@ -244,7 +244,7 @@ class TrainConfig:
         for name in (*positive, "checkpoint_every", "validation_pairs", "log_every", "fsdp"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected more than 0")
-        for name in ("backbone_rate", "warmup_steps", "weight_decay", "num_workers"):
+        for name in ("backbone_rate", "warmup_steps", "weight_decay", "num_workers", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more")
         for name in ("held_out_fraction", "ema_decay"):

@@ -6,10 +6,14 @@ prints one line of JSON. MODEL is "mini" or "reference", with untrained weights,
 depend on their values, or a student's folder. scripts/cost.py calls this.
 """
 
+import ctypes
 import json
+import re
 import statistics
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -19,8 +23,11 @@ from student_jax.config import STTRConfig
 from student_jax.flops import count_flops
 from student_jax.models import STTR
 from student_jax.pretrained import open_student
+from triplets import InputError
 
 PRESETS = {"mini": STTRConfig.mini, "reference": STTRConfig.reference}
+SMALL = 64
+"""Pixels a side of the picture that sets things up."""
 
 
 def build(model: str) -> STTR:
@@ -46,32 +53,73 @@ def count(name: str, size: int) -> dict[str, int]:
     return {"parameters": parameters, "flops": flops}
 
 
-def run(name: str, size: int) -> dict[str, int | float | str]:
-    """Seconds (the median of five, compilation left out) and memory in bytes of one picture.
+def run(name: str, size: int) -> dict[str, int | float | str | None]:
+    """Seconds (the median of five, compilation left out) and peak memory in bytes of one picture.
 
-    The memory is what the compiled program holds at most: weights, pictures and what is between.
+    The memory of a GPU is the peak of its allocator; that of a CPU is the weights and what the
+    process grows by for the first picture, None where the system does not tell.
     """
     predict, state = program(build(name))
-    image = np.zeros((1, size, size, 3), np.float32)
-    compiled = predict.lower(state, image, image).compile()
-    memory = compiled.memory_analysis()
-    held = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
 
-    def timed() -> float:
-        start = time.perf_counter()
-        compiled(state, image, image).block_until_ready()
-        return time.perf_counter() - start
+    def compiled(size: int) -> Callable[[], float]:
+        image = np.zeros((1, size, size, 3), np.float32)
+        executable = predict.lower(state, image, image).compile()
 
-    timed()  # the first call also sets things up
+        def timed() -> float:
+            start = time.perf_counter()
+            executable(state, image, image).block_until_ready()
+            return time.perf_counter() - start
+
+        return timed
+
+    compiled(SMALL)()  # the first call also sets things up
+    timed = compiled(size)
+    before = resident_bytes()
+    timed()
+    peak = _peak_bytes(state, before)
     device = jax.devices()[0]
     return {
         "seconds": statistics.median(timed() for _ in range(5)),
-        "peak_bytes": held,
+        "peak_bytes": peak,
         "device": device.device_kind if device.platform != "cpu" else "CPU",
         "dtype": "float32",
     }
 
 
+def _peak_bytes(state: nnx.State, before: int | None) -> int | None:
+    """Peak memory of the work since the process had `before` bytes, weights included."""
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        return (device.memory_stats() or {}).get("peak_bytes_in_use")
+    if before is None:
+        return None
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    return weights + _status_bytes("VmHWM") - before
+
+
+def resident_bytes() -> int | None:
+    """Memory that this process has now, from which its peak (VmHWM) starts anew; None if unknown.
+
+    Known on Linux.
+    """
+    try:
+        # What the compiler has freed and the process still has would hide growth.
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+        return _status_bytes("VmRSS")
+    except OSError:
+        return None
+
+
+def _status_bytes(field: str) -> int:
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(rf"{field}:\s+(\d+) kB", status)[1])
+
+
 if __name__ == "__main__":
     model, size, what = sys.argv[1:]
-    print(json.dumps((count if what == "count" else run)(model, int(size))))
+    try:
+        measures = (count if what == "count" else run)(model, int(size))
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    print(json.dumps(measures))

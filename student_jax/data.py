@@ -200,6 +200,17 @@ class RandomCropAndFlip(grain.transforms.RandomMap):
         return [crop[:, ::step] for crop in crops]
 
 
+def check_crops(sources: Sequence[TripletSource], crop_size: int) -> None:
+    """Cut the first triplet of each source, to find too small pictures before a run begins.
+
+    Raises:
+        InputError: as `RandomCropAndFlip`.
+    """
+    crop = RandomCropAndFlip(crop_size)
+    for source in sources:
+        crop.random_map(source[0], np.random.default_rng(0))
+
+
 def training_batches(
     sources: Sequence[TripletSource],
     weights: Sequence[float] = (),

@@ -45,16 +45,22 @@ class DemoConfig:
     host: str = "127.0.0.1"
     """Address to listen at; anything but this machine's own lets others in."""
     port: int = 7860
+    """Port to listen at; 0 takes a free one."""
     max_size: int = 768
     """Shorter side in pixels to which larger pictures are reduced."""
+
+    def __post_init__(self):
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"port is {self.port}; expected 0 to 65535")
+        if self.max_size < 1:
+            raise ValueError(f"max_size is {self.max_size}; expected 1 or more")
 
 
 def demo(config: DemoConfig) -> None:
     """Serve until interrupted.
 
     Raises:
-        InputError: no such student.
-        OSError: the port is taken.
+        InputError: no such student, or an address where it cannot listen.
     """
     enable_compilation_cache()
     stylist = Stylist.from_pretrained(config.checkpoint)
@@ -64,10 +70,20 @@ def demo(config: DemoConfig) -> None:
 
 
 def make_server(stylist: Stylist, host: str, port: int, max_size: int) -> ThreadingHTTPServer:
-    """A server of the page that is not running yet; port 0 takes a free one."""
+    """A server of the page that is not running yet; port 0 takes a free one.
+
+    Raises:
+        InputError: the port is taken, or the address is not this machine's.
+    """
     # One picture at a time: several would share the same cores, and multiply the memory.
     lock = threading.Lock()
-    return ThreadingHTTPServer((host, port), partial(_Handler, stylist, lock, max_size))
+    try:
+        return ThreadingHTTPServer((host, port), partial(_Handler, stylist, lock, max_size))
+    except OSError as error:
+        raise InputError(
+            f"cannot listen at {host}, port {port}: {error.strerror}; give another --port, or "
+            "--host."
+        ) from error
 
 
 def stylise_request(stylist: Stylist, request: dict, max_size: int) -> UInt8[np.ndarray, "h w 3"]:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from student_jax.models import STTR
 from student_jax.pretrained import open_student, push_to_hub, save_pretrained
 from triplets import InputError
-from triplets.atomic import atomic_write
+from triplets.atomic import atomic_write, make_folder
 
 Format = Literal["safetensors", "stablehlo", "onnx"]
 EXAMPLES = Path(__file__).parent / "examples"
@@ -30,7 +30,8 @@ class ExportConfig:
     checkpoint: str = "mini"
     """"mini" (the bundled student), the workdir of a training run, an exported folder or file."""
     step: Literal["best", "latest"] | int = "best"
-    """Which checkpoint of a training run."""
+    """Which checkpoint of a training run; "best" has the smallest squared error, but of a run with
+    another loss than L1 it is the latest: that error would choose the smoothest pictures."""
     formats: tuple[Format, ...] = get_args(Format)
     """Which formats."""
     sizes: tuple[int, ...] = (256, 512)
@@ -40,12 +41,20 @@ class ExportConfig:
     push_to: str | None = None
     """OWNER/NAME on the Hugging Face Hub to push the folder to."""
 
+    def __post_init__(self):
+        for name in ("formats", "sizes"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} is empty; expected at least one")
+        if min(*self.sizes, self.style_size) < 1:
+            raise ValueError("sizes and style_size are in pixels; expected more than 0")
+
 
 def export(config: ExportConfig) -> None:
     """Write the files of all formats, and an example for each.
 
     Raises:
-        InputError: no such student, a size that it cannot do, or a missing package.
+        InputError: no such student, a size that it cannot do, a folder that cannot be made, or a
+            missing package.
     """
     model = open_student(config.checkpoint, config.step)
     for name, sides, stride in (
@@ -58,7 +67,7 @@ def export(config: ExportConfig) -> None:
                     f"{name} has {side}; this student needs multiples of {stride}, "
                     f"at least {2 * stride}."
                 )
-    config.out.mkdir(parents=True, exist_ok=True)
+    make_folder(config.out)
     if "safetensors" in config.formats:
         save_pretrained(model, config.out)
     for size in config.sizes:

@@ -15,7 +15,7 @@ from student_jax.config import STTRConfig
 from student_jax.convert.torch_names import from_torch, own_names, to_torch
 from student_jax.models import STTR
 from triplets import InputError
-from triplets.atomic import atomic_write
+from triplets.atomic import atomic_write, make_folder
 
 MINI = Path(__file__).parent / "mini"
 WEIGHTS = "model.safetensors"
@@ -34,7 +34,7 @@ def save_pretrained(
     named = to_torch(model, own_names(lambda: _build(model.config)))
     arrays = {name: value.astype(dtype) for name, value in named.items()}
     config = json.dumps(asdict(model.config), indent=2)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     files = {"config.json": config.encode(), WEIGHTS: save(arrays, {"config": config})}
     if not (folder / CARD).exists():
         files[CARD] = _model_card(model).encode()
@@ -74,20 +74,24 @@ def open_student(name_or_path: str, step: int | Literal["best", "latest"] = "bes
     Args:
         name_or_path: "mini" for the bundled one, whatever `from_pretrained` takes, or the workdir
             of a training run.
-        step: which checkpoint of a training run.
+        step: which checkpoint of a training run; see `checkpoint.load_student`.
 
     Raises:
-        InputError: nothing usable there.
+        InputError: nothing usable there, or a number as the step of a student that is no run.
     """
-    if name_or_path.startswith(HUB):
-        return from_pretrained(name_or_path)
     path = MINI if name_or_path == "mini" else Path(name_or_path)
-    if path.is_file() or (path / WEIGHTS).is_file():
-        return from_pretrained(path)
-    # Orbax and Grain take seconds to import, and only training runs need them.
-    from student_jax.checkpoint import load_student
+    on_hub = name_or_path.startswith(HUB)
+    if not (on_hub or path.is_file() or (path / WEIGHTS).is_file()):
+        # Orbax and Grain take seconds to import, and only training runs need them.
+        from student_jax.checkpoint import load_student
 
-    return load_student(path, step)
+        return load_student(path, step)
+    if isinstance(step, int):
+        raise InputError(
+            f'"{name_or_path}" is a single student without step {step}: --step chooses a '
+            "checkpoint in the workdir of a training run."
+        )
+    return from_pretrained(name_or_path if on_hub else path)
 
 
 def push_to_hub(folder: Path, repo: str, *, private: bool = True) -> str:

@@ -55,9 +55,14 @@ try:
         if isinstance(weights.get(key), dict):
             weights = weights[key]
     # Copies, because tensors that share memory cannot be saved.
-    save_file({name: x.detach().clone().contiguous() for name, x in weights.items()}, sys.argv[2])
-except Exception as error:
-    sys.exit(f"{type(error).__name__}: {error}".partition("\\n")[0])
+    weights = {name: x.detach().clone().contiguous() for name, x in weights.items()}
+except Exception:
+    # Without PyTorch's own words: they advise to load the file with code and all.
+    sys.exit(
+        "it is no PyTorch checkpoint, or holds more than tensors and plain values; expected a "
+        "state_dict as torch.save writes it, or a .safetensors file"
+    )
+save_file(weights, sys.argv[2])
 """
 
 
@@ -107,7 +112,7 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
         process = subprocess.run(command, capture_output=True, text=True)
         if process.returncode:
             reason = process.stderr.strip().rpartition("\n")[2]
-            raise InputError(f'cannot read weights from "{path}": {reason}')
+            raise InputError(f'cannot read weights from "{path}": {reason}.')
         return _load(converted, path)
 
 
@@ -135,6 +140,15 @@ class ImportConfig:
     """Regular expressions of further names in the file that are not part of the model."""
     seed: int = 0
     """Of what a new student does not get from the backbones."""
+
+    def __post_init__(self):
+        for pattern in self.ignore:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(
+                    f"ignore has {pattern!r}, no regular expression: {error}"
+                ) from error
 
 
 def import_weights(config: ImportConfig) -> None:

@@ -51,13 +51,14 @@ class StyliseConfig:
     style: tuple[str, ...]
     """Pictures, folders or patterns; with weights, such as a.jpg:0.7 b.jpg:0.3, they are mixed."""
     out: str
-    """Folder for CONTENT--STYLE.png, a pattern such as "out/{content}_{style}.jpg", a picture
-    file for a single result, or - for standard output."""
+    """Folder for CONTENT--STYLE.png, a pattern such as "out/{content}_{style}.jpg", a picture or
+    video file for a single result, or - for standard output."""
     checkpoint: str = "mini"
     """"mini" (the bundled student), the workdir of a training run, an exported folder or
     safetensors file, or hf://OWNER/NAME."""
     step: Literal["best", "latest"] | int = "best"
-    """Which checkpoint of a training run."""
+    """Which checkpoint of a training run; "best" has the smallest squared error, but of a run with
+    another loss than L1 it is the latest: that error would choose the smoothest pictures."""
     strength: float = 1.0
     """0 keeps the content, 1 is the student's full effect."""
     preserve_colour: bool = False
@@ -74,7 +75,7 @@ class StyliseConfig:
     smoothing: float = 0.5
     """Videos: share of the previous frame that still regions keep, against flicker; 0 to 0.95."""
     json: bool = False
-    """Print one JSON object about all results on standard output."""
+    """Print one JSON object about all results, failed ones too, on standard output."""
     overwrite: bool = False
     """Replace results that exist already instead of keeping them."""
 
@@ -93,12 +94,25 @@ class StyliseConfig:
             raise ValueError("some styles have weights and some have none; expected all or none")
         if self.json and self.out == STREAM:
             raise ValueError("--json and the picture would both go to standard output")
+        if "" in (*self.content, *self.style, self.out):  # which would be the current folder
+            raise ValueError("content, style or out is empty; expected names")
+        unknown = set(re.findall(r"\{.*?\}", self.out)) - {"{content}", "{style}"}
+        if unknown:
+            raise ValueError(f"out has {min(unknown)}; expected only {{content}} and {{style}}")
         suffix = Path(self.out).suffix.lower()
         if _is_pattern(self.out) and suffix not in (*FORMATS, *VIDEO_SUFFIXES):
             raise ValueError(
                 f"out is {self.out!r}; expected a folder, or a file or pattern that ends in "
                 f"{', '.join((*FORMATS, *VIDEO_SUFFIXES))}"
             )
+        kinds = _kinds(self.content)
+        if self.out == STREAM and "video" in kinds:
+            raise ValueError("videos cannot go to standard output; expected a folder or file")
+        for kind, suffixes in (("picture", FORMATS), ("video", VIDEO_SUFFIXES)):
+            if _is_pattern(self.out) and kinds == {kind} and suffix not in suffixes:
+                raise ValueError(
+                    f"out is {self.out!r}; expected a {kind} to end in {', '.join(suffixes)}"
+                )
 
 
 class Result(NamedTuple):
@@ -147,10 +161,25 @@ def stylise_files(config: StyliseConfig) -> list[Result]:
     """
     enable_compilation_cache()
     start = time.monotonic()
+    results: list[Result] = []
+    try:
+        _stylise_all(config, results)
+    except InputError as error:
+        if config.json:
+            _print_json(results, time.monotonic() - start, str(error))
+        raise
+    if config.json:
+        _print_json(results, time.monotonic() - start)
+    return results
+
+
+def _stylise_all(config: StyliseConfig, results: list[Result]) -> None:
+    """Append what became of every input, also where an error ends it early."""
+    start = time.monotonic()
     contents, missing_contents = _expand(config.content)
     specs = [_weighted(spec) or (spec, None) for spec in config.style]
     styles, missing_styles = _expand([spec for spec, _ in specs])
-    results = [Result(spec, "", "", "failed", error=e) for spec, e in missing_contents]
+    results += [Result(spec, "", "", "failed", error=e) for spec, e in missing_contents]
     results += [Result("", spec, "", "failed", error=e) for spec, e in missing_styles]
     for result in results:
         _say(f"failed: {result.error}")
@@ -170,8 +199,7 @@ def stylise_files(config: StyliseConfig) -> list[Result]:
         style_size=config.style_size,
         max_memory=int(config.max_memory * 2**30),
     )
-    encoded, unreadable = _encode_styles(stylist, styles, [weight for _, weight in specs])
-    results += unreadable
+    encoded = _encode_styles(stylist, styles, [weight for _, weight in specs], results)
     if not encoded:
         raise InputError(f"no usable style in {' '.join(config.style)!r}.")
 
@@ -183,18 +211,21 @@ def stylise_files(config: StyliseConfig) -> list[Result]:
         for content, of_content in itertools.groupby(jobs, key=lambda job: job[0]):
             done = _stylise_one(config, stylist, content, list(of_content), encoded, bar)
             results.extend(done)
-    _report(config, results, time.monotonic() - start)
+    if not config.json:
+        _print_summary(config, results, time.monotonic() - start)
     failed = [result for result in results if result.status == "failed"]
     if failed:
         raise InputError(f"{len(failed)} of {len(results)} failed; the first: {failed[0].error}")
-    return results
 
 
 def _encode_styles(
-    stylist: Stylist, styles: Sequence[_Input], weights: Sequence[float | None]
-) -> tuple[dict[str, EncodedStyle], list[Result]]:
-    """Styles by name, or their mixture, and those that cannot be read."""
-    encoded, unreadable = {}, []
+    stylist: Stylist,
+    styles: Sequence[_Input],
+    weights: Sequence[float | None],
+    results: list[Result],
+) -> dict[str, EncodedStyle]:
+    """Styles by name, or their mixture; those that cannot be read are appended to the results."""
+    encoded = {}
     names = _names(styles)
     for name, style in zip(names, styles, strict=True):
         try:
@@ -202,12 +233,12 @@ def _encode_styles(
             encoded[name] = stylist.encode_style(pixels)
         except InputError as error:
             _say(f"failed: {error}")
-            unreadable.append(Result("", style.label, "", "failed", error=str(error)))
+            results.append(Result("", style.label, "", "failed", error=str(error)))
     if weights[0] is not None:
-        if len(styles) != len(weights) or unreadable:
+        if not len(weights) == len(styles) == len(encoded):
             raise InputError("a mixture needs one readable picture for each weight.")
         encoded = {"+".join(names): stylist.encode_style(list(encoded.values()), weights)}
-    return encoded, unreadable
+    return encoded
 
 
 def _stylise_one(config, stylist, content, jobs, encoded, bar) -> list[Result]:
@@ -316,11 +347,9 @@ def _expand(specs: Sequence[str]) -> tuple[list[_Input], list[tuple[str, str]]]:
         if spec == STREAM:
             inputs.append(_Input("stdin", "standard input", None))
             continue
-        paths = [spec]
-        if glob.has_magic(spec) and not Path(spec).exists() and not spec.startswith("tfds:"):
-            paths = sorted(glob.glob(spec, recursive=True))
-            if not paths:
-                missing.append((spec, f"{spec!r} matches nothing; expected pictures"))
+        paths = _paths(spec)
+        if not paths:
+            missing.append((spec, f"{spec!r} matches nothing; expected pictures"))
         for path in paths:
             if Path(path).suffix.lower() in VIDEO_SUFFIXES and Path(path).is_file():
                 inputs.append(_Input(Path(path).name, path, Path(path)))
@@ -340,6 +369,19 @@ def _expand(specs: Sequence[str]) -> tuple[list[_Input], list[tuple[str, str]]]:
                 inputs.append(_Input(name, str(file or name), file, source, index))
     unique = {picture.label: picture for picture in inputs}
     return list(unique.values()), missing
+
+
+def _paths(spec: str) -> list[str]:
+    """What a pattern matches; anything else stands for itself."""
+    if glob.has_magic(spec) and not Path(spec).exists() and not spec.startswith("tfds:"):
+        return sorted(glob.glob(spec, recursive=True))
+    return [spec]
+
+
+def _kinds(specs: Sequence[str]) -> set[Literal["picture", "video"]]:
+    """What the specs stand for, by their names."""
+    suffixes = (Path(path).suffix.lower() for spec in specs for path in _paths(spec))
+    return {"video" if suffix in VIDEO_SUFFIXES else "picture" for suffix in suffixes}
 
 
 def _jobs(config, contents, styles, inputs) -> list[tuple[_Input, str, Path | str]]:
@@ -428,15 +470,21 @@ def _say(text: str) -> None:
     tqdm.write(text, file=sys.stderr)
 
 
-def _report(config: StyliseConfig, results: Sequence[Result], seconds: float) -> None:
-    counts = {
+def _counts(results: Sequence[Result]) -> dict[str, int]:
+    return {
         status: sum(result.status == status for result in results)
         for status in ("written", "kept", "failed")
     }
-    if config.json:
-        fields = [result._asdict() for result in results]
-        print(json.dumps({"results": fields, "seconds": round(seconds, 3)} | counts, indent=2))
-        return
+
+
+def _print_json(results: Sequence[Result], seconds: float, error: str = "") -> None:
+    fields = [result._asdict() for result in results]
+    report = {"results": fields, "seconds": round(seconds, 3)} | _counts(results) | {"error": error}
+    print(json.dumps(report, indent=2))
+
+
+def _print_summary(config: StyliseConfig, results: Sequence[Result], seconds: float) -> None:
+    counts = _counts(results)
     times = sorted(result.seconds for result in results if result.status == "written")
     each = ""
     if times:

@@ -3,6 +3,7 @@
 import json
 import math
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -17,7 +18,7 @@ from student_jax import sharding
 from student_jax.checkpoint import BEST_METRIC, Checkpoints, check_config, save_config
 from student_jax.compilation import enable_compilation_cache
 from student_jax.config import TrainConfig
-from student_jax.data import load_sources, training_batches
+from student_jax.data import check_crops, load_sources, training_batches
 from student_jax.flops import count_flops
 from student_jax.metrics import Folder, MetricWriters, TensorBoard, WeightsAndBiases
 from student_jax.models import STTR
@@ -29,7 +30,7 @@ from student_jax.train_state import create_train_state, learning_rate_schedule, 
 from student_jax.train_step import predict, train_step
 from student_jax.validation import validate
 from triplets import InputError
-from triplets.atomic import atomic_write
+from triplets.atomic import atomic_write, make_folder
 
 
 def train(config: TrainConfig) -> None:
@@ -51,11 +52,19 @@ def train(config: TrainConfig) -> None:
     first_process = jax.process_index() == 0
     if first_process:
         check_config(config)
+        if starts_from_frozen_noise(config):
+            print(
+                "warning: the first layers of the ResNet-50 backbones stay as they start, which is "
+                "at random without --init-from; scripts/import_weights.py --kind resnet50 makes a "
+                "start from ImageNet.",
+                file=sys.stderr,
+            )
 
     # Data
     sources, held_out = load_sources(config.data, config.validation, config.held_out_fraction)
     if not len(held_out):
         raise InputError("nothing to validate on: give --validation or a --held-out-fraction.")
+    check_crops(sources, config.crop_size)
     count = min(config.validation_pairs, len(held_out))
     held_out = [held_out[i] for i in np.linspace(0, len(held_out) - 1, count).round().astype(int)]
 
@@ -79,8 +88,8 @@ def train(config: TrainConfig) -> None:
     copies, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
 
     # Workdir: a new run, or the one that is continued
-    if first_process and not (config.workdir / "config.json").exists():
-        save_config(config.workdir, config, made_from)
+    if first_process:
+        make_folder(config.workdir)
     sharding.wait_for_all("workdir")
     with Checkpoints(config.workdir) as checkpoints:
         if checkpoints.steps():
@@ -136,6 +145,9 @@ def train(config: TrainConfig) -> None:
             writers = [Folder(config.workdir, start), TensorBoard(config.workdir, start)]
         if first_process and config.wandb:
             writers.append(WeightsAndBiases(config.workdir, config.wandb, asdict(config)))
+        # Not before: a run that cannot begin must not stand in the way of the next attempt.
+        if first_process and not (config.workdir / "config.json").exists():
+            save_config(config.workdir, config, made_from)
         schedule = learning_rate_schedule(config)
         metrics, stopped = {}, False
         with (
@@ -197,6 +209,11 @@ def train(config: TrainConfig) -> None:
             f"{metrics['psnr']:.2f} dB to the teacher on {count} held-out triplets; "
             f'see "{config.workdir}"'
         )
+
+
+def starts_from_frozen_noise(config: TrainConfig) -> bool:
+    """Whether layers that are never trained would be random numbers."""
+    return config.model.backbone == "resnet50" and config.init_from is None
 
 
 def _named(pattern: str, values: dict[str, float]) -> dict[str, float]:

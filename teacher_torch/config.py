@@ -1,5 +1,6 @@
 """Settings of the StyleID teacher."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,8 +36,10 @@ class StyleIDConfig:
             raise ValueError(f"num_steps is {self.num_steps}; expected 2 to 999.")
         if not 0 <= self.gamma <= 1:
             raise ValueError(f"gamma is {self.gamma}; expected 0 (all style) to 1 (all content).")
-        if not self.temperature > 0:
+        if not 0 < self.temperature < math.inf:
             raise ValueError(f"temperature is {self.temperature}; expected a positive number.")
+        if not self.injection_layers:
+            raise ValueError("injection_layers is empty; expected some of 3 to 11.")
         if unknown := sorted(set(self.injection_layers) - set(ATTENTION_LAYERS)):
             raise ValueError(f"injection_layers {unknown} do not exist; expected some of 3 to 11.")
         if len(set(self.injection_layers)) != len(self.injection_layers):

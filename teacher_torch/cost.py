@@ -1,26 +1,29 @@
 """What stylising one picture costs the teacher: parameters, arithmetic, time, memory.
 
-    python -m teacher_torch.cost MODEL SIZE STEPS count|run|unet-float32|unet-bfloat16 [DEVICE]
+    python -m teacher_torch.cost MODEL SIZE STEPS count|run [DEVICE]
 
 prints one line of JSON. MODEL is "mini", "sd15" or a folder in the layout of diffusers. Costs do
-not depend on the values of the weights, so the first two need none. "unet" is one evaluation of the
-UNet, for machines on which a picture takes too long. scripts/cost.py calls this.
+not depend on the values of the weights, so the first two need none. scripts/cost.py calls this.
 """
 
+import ctypes
 import json
-import resource
+import re
 import statistics
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from jaxtyping import Float
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from teacher_torch.components import Components, load_components
 from teacher_torch.config import StyleIDConfig
-from teacher_torch.dump import best_device
+from teacher_torch.dump import open_device
 from teacher_torch.pretrain import (
     build_autoencoder,
     build_scheduler,
@@ -28,6 +31,12 @@ from teacher_torch.pretrain import (
     null_text_embedding,
 )
 from teacher_torch.styleid import StyleID
+from triplets import InputError
+
+SMALL = 64
+"""Pixels a side of the picture that sets things up; no model of this structure takes smaller."""
+SLOW_SECONDS = 5.0
+"""A picture of 2 steps that takes longer is timed once, not three times."""
 
 
 def stable_diffusion_15() -> tuple[UNet2DConditionModel, AutoencoderKL, torch.Tensor]:
@@ -44,125 +53,157 @@ def stable_diffusion_15() -> tuple[UNet2DConditionModel, AutoencoderKL, torch.Te
     return unet, vae, torch.zeros(1, 77, 768)
 
 
-def build_components(model: str, device: str, dtype: torch.dtype) -> Components:
+def build_components(model: str, device: str | torch.device, dtype: torch.dtype) -> Components:
     """The networks that stylising needs; "mini" and "sd15" with untrained weights."""
     if model not in ("mini", "sd15"):
         return load_components(model, device, dtype)
-    with torch.device(device):
+    with torch.device("meta"):
         if model == "mini":
             unet, vae, text = build_unet(), build_autoencoder(), null_text_embedding()
         else:
             unet, vae, text = stable_diffusion_15()
     for module in (unet, vae):
-        module.eval().requires_grad_(False)
-        if dtype == torch.float16:
-            module.half()
-    return Components(unet, vae, build_scheduler(), text.to(device, dtype))
+        module.eval().requires_grad_(False).type(dtype).to_empty(device=device)
+        for parameter in module.parameters():
+            # One number takes no time to draw. Zeros would make pictures without any deviation, by
+            # which StyleID divides.
+            parameter.fill_(1e-3)
+    vae.to(memory_format=torch.channels_last)  # as it is loaded
+    text = torch.zeros_like(text, device=device, dtype=dtype)
+    return Components(unet, vae, build_scheduler(), text)
 
 
-def stylise_one(components: Components, size: int, steps: int) -> None:
-    """Invert a content and a style and stylise the one with the other, in `steps` DDIM steps."""
-    teacher = StyleID(*components, replace(StyleIDConfig.paper(), num_steps=steps))
-    image = torch.zeros(1, 3, size, size, device=components.unet.device)
-    teacher.stylise(teacher.invert(image), teacher.invert(image))
+def stylise_one(
+    components: Components, size: int, steps: int
+) -> tuple[Float[Tensor, "1 3 size size"], int]:
+    """Invert a content and a style and stylise the one with the other, in `steps` DDIM steps.
+
+    Returns the picture and the evaluations of the UNet (rows of its calls) that it took.
+    """
+    teacher = _teacher(components, steps)
+    evaluations = []
+    teacher.after_call = evaluations.append
+    image = torch.rand(1, 3, size, size, device=components.unet.device)
+    picture = teacher.stylise(teacher.invert(image), teacher.invert(image))
+    return picture, sum(evaluations)
+
+
+def _teacher(components: Components, steps: int) -> StyleID:
+    return StyleID(*components, replace(StyleIDConfig.paper(), num_steps=steps))
 
 
 def count(model: str, size: int, steps: int) -> dict[str, int]:
     """Parameters, and floating-point operations of one picture (2 for a multiply-add).
 
-    Counted on torch's meta device, which computes nothing. The cost is linear in the steps.
+    "evaluations" of the UNet and "flops" are the method's: it keeps the features of content and
+    style from their inversion. Those "as_run" are this package's, which computes them again in
+    each step of sampling. Counted on torch's meta device, which computes nothing.
     """
     components = build_components(model, "meta", torch.float32)
-    flops = []
-    for few in (2, 3):
-        with FlopCounterMode(display=False) as counter:
-            stylise_one(components, size, few)
-        flops.append(counter.get_total_flops())
-    parameters = sum(p.numel() for m in components[:2] for p in m.parameters())
-    return {"parameters": parameters, "flops": flops[0] + (steps - 2) * (flops[1] - flops[0])}
-
-
-def run(model: str, size: int, steps: int, device: str) -> dict[str, int | float | str]:
-    """Seconds and peak memory in bytes of one picture.
-
-    The time is that of 2 and of 4 steps, each the median of three, continued to `steps`. On a GPU
-    the peak is that of the allocator, in float16; elsewhere the growth of the process, in float32.
-    """
-    dtype = torch.float16 if device == "cuda" else torch.float32
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    components = build_components(model, device, dtype)
-    stylise_one(components, size, 2)  # the first call also sets things up
-    seconds = [statistics.median(_timed(components, size, few) for _ in range(3)) for few in (2, 4)]
-    per_step = (seconds[1] - seconds[0]) / 2
+    # Both are linear in the steps.
+    two, three = (_counted(components, size, few) for few in (2, 3))
+    flops, evaluations = (a + (steps - 2) * (b - a) for a, b in zip(two, three, strict=True))
+    teacher = _teacher(components, steps)
+    latents = teacher.encode(torch.zeros(1, 3, size, size, device=components.unet.device))
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        components.unet(latents, 1, components.null_text_embedding)
+    again = 2 * (teacher.schedule.sampling_start + 1)  # content and style in each sampling step
     return {
-        "seconds": seconds[0] + (steps - 2) * per_step,
-        **_peak_and_device(device, before),
-        "dtype": str(dtype).removeprefix("torch."),
+        "parameters": sum(p.numel() for m in components[:2] for p in m.parameters()),
+        "evaluations": evaluations - again,
+        "evaluations_as_run": evaluations,
+        "flops": flops - again * counter.get_total_flops(),
+        "flops_as_run": flops,
     }
 
 
-def evaluate_unet(model: str, size: int, dtype: torch.dtype, device: str) -> dict:
-    """Operations, seconds (the median of three) and peak memory in bytes of one UNet evaluation.
+def _counted(components: Components, size: int, steps: int) -> tuple[int, int]:
+    """Operations, and evaluations of the UNet."""
+    with FlopCounterMode(display=False) as counter:
+        _, evaluations = stylise_one(components, size, steps)
+    return counter.get_total_flops(), evaluations
 
-    For one picture of `size` pixels a side.
+
+def run(
+    model: str, size: int, steps: int, device: torch.device
+) -> dict[str, int | float | str | None]:
+    """Seconds and peak memory in bytes of one picture, in the fastest suitable dtype.
+
+    The time is that of 2 and of 4 steps, continued to `steps`. The memory of a GPU is the peak of
+    its allocator; that of a CPU is the weights and what the process grows by for the first picture,
+    None where the system does not tell.
     """
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    unet, vae, _, text = build_components(model, "meta", torch.float32)
-    side = size // 2 ** (len(vae.config.block_out_channels) - 1)
-    latents = torch.zeros(1, unet.config.in_channels, side, side, device="meta")
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        unet(latents, 500, text)
-    # Zeros cost what other weights do, and take no time to draw.
-    if dtype == torch.bfloat16:
-        unet.bfloat16()
-    unet.to_empty(device=device)
-    for parameter in unet.parameters():
-        parameter.zero_()
-    latents, text = (torch.zeros_like(x, device=device, dtype=dtype) for x in (latents, text))
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        with torch.inference_mode():
-            unet(latents, 500, text)
-        if device == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
+    dtypes = (torch.float32, torch.bfloat16) if device.type == "cpu" else (torch.float16,)
+    trials = []
+    for dtype in dtypes:
+        components = build_components(model, device, dtype)
+        stylise_one(components, SMALL, 2)  # the first call also sets things up
+        before = resident_bytes()
+        seconds = [_timed(components, size, 2)]
+        peak = _peak_bytes(components, before)
+        more = 0 if seconds[0] > SLOW_SECONDS else 2
+        seconds += [_timed(components, size, 2) for _ in range(more)]
+        trials.append((statistics.median(seconds), more, peak, components))
+    of_two, more, peak, components = min(trials, key=lambda trial: trial[0])
+    of_four = statistics.median(_timed(components, size, 4) for _ in range(1 + more))
     return {
-        "flops": counter.get_total_flops(),
-        "seconds": statistics.median(seconds),
-        **_peak_and_device(device, before),
-        "dtype": str(dtype).removeprefix("torch."),
+        "seconds": of_two + (steps - 2) * (of_four - of_two) / 2,
+        "peak_bytes": peak,
+        "device": _name(device),
+        "dtype": str(components.unet.dtype).removeprefix("torch."),
     }
-
-
-def _peak_and_device(device: str, before: int) -> dict[str, int | str]:
-    """Peak memory since the process had `before` kilobytes, and the device's name."""
-    if device == "cuda":
-        return {
-            "peak_bytes": torch.cuda.max_memory_allocated(),
-            "device": torch.cuda.get_device_name(),
-        }
-    # Kilobytes on Linux.
-    peak = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-    return {"peak_bytes": peak, "device": f"{torch.get_num_threads()} CPU threads"}
 
 
 def _timed(components: Components, size: int, steps: int) -> float:
+    """Seconds of one picture."""
     start = time.perf_counter()
-    stylise_one(components, size, steps)
-    if components.unet.device.type == "cuda":
-        torch.cuda.synchronize()
+    stylise_one(components, size, steps)[0].cpu()  # waits for the device
     return time.perf_counter() - start
+
+
+def _peak_bytes(components: Components, before: int | None) -> int | None:
+    """Peak memory of the work since the process had `before` bytes, weights included."""
+    device = components.unet.device
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if device.type != "cpu" or before is None:
+        return None
+    weights = sum(p.nbytes for module in components[:2] for p in module.parameters())
+    return weights + _status_bytes("VmHWM") - before
+
+
+def resident_bytes() -> int | None:
+    """Memory that this process has now, from which its peak (VmHWM) starts anew; None if unknown.
+
+    Known on Linux.
+    """
+    try:
+        # Freed memory that the process still has would hide growth.
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+        return _status_bytes("VmRSS")
+    except OSError:
+        return None
+
+
+def _status_bytes(field: str) -> int:
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(rf"{field}:\s+(\d+) kB", status)[1])
+
+
+def _name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU (threads: {torch.get_num_threads()})" if device.type == "cpu" else device.type
 
 
 if __name__ == "__main__":
     model, size, steps, what, *given = sys.argv[1:]
-    device = given[0] if given else best_device()
-    if what == "count":
-        measures = count(model, int(size), int(steps))
-    elif what == "run":
-        measures = run(model, int(size), int(steps), device)
-    else:
-        dtype = {"unet-float32": torch.float32, "unet-bfloat16": torch.bfloat16}[what]
-        measures = evaluate_unet(model, int(size), dtype, device)
+    try:
+        if what == "count":
+            measures = count(model, int(size), int(steps))
+        else:
+            measures = run(model, int(size), int(steps), open_device(given[0] if given else None))
+    except InputError as error:
+        sys.exit(f"error: {error}")
     print(json.dumps(measures))

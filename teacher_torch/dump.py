@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import re
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from teacher_torch.config import StyleIDConfig
 from teacher_torch.memory import GIB, MemoryNeed, free_bytes
 from teacher_torch.pairs import plan_pairs
 from teacher_torch.pixels import to_model_range, to_uint8
-from teacher_torch.styleid import StyleID
+from teacher_torch.styleid import StyleID, side_multiple
 from teacher_torch.work import Work
 from triplets import InputError, TripletWriter, load_images, open_source
 from triplets.format import load_array
@@ -77,8 +78,19 @@ class DumpConfig:
     def __post_init__(self):
         if (self.rank is None) != (self.world_size is None):
             raise InputError("--rank and --world-size belong together: give both, or neither.")
-        if self.tile is not None and self.tile < 1:
-            raise InputError(f"--tile {self.tile}: expected at least 1.")
+        if self.rank is not None and not 0 <= self.rank < self.world_size:
+            raise InputError(
+                f"--rank {self.rank} --world-size {self.world_size}: ranks count from 0 and end "
+                "below the world size."
+            )
+        for name, least in (("size", 1), ("tile", 1), ("seed", 0)):
+            if (value := getattr(self, name)) is not None and value < least:
+                raise InputError(f"--{name} {value}: expected at least {least}.")
+        if self.memory_budget is not None and not self.memory_budget > 0:
+            raise InputError(f"--memory-budget {self.memory_budget}: expected more than 0.")
+        if re.fullmatch(r"(random|tiles):(?!0*[1-9]\d*$).*", self.pairs):
+            raise InputError(f'--pairs "{self.pairs}": expected a number from 1 after the colon.')
+        self.styleid()  # refuses what the method cannot do
 
     def styleid(self) -> StyleIDConfig:
         """The preset with this command's overrides."""
@@ -146,6 +158,12 @@ def dump(config: DumpConfig) -> None:
         config.teacher, device, getattr(torch, dtype), stored_null_text(config.out)
     )
     size = config.size or components.native_size
+    multiple = side_multiple(components.unet, components.vae)
+    if size % multiple:
+        raise InputError(
+            f"--size {size}: this teacher needs a multiple of {multiple}, such as "
+            f"{-(-size // multiple) * multiple}."
+        )
     (contents, skipped_contents), (styles, skipped_styles) = (
         load_images(source, size) for source in sources
     )

@@ -15,12 +15,12 @@ from tqdm import tqdm
 
 from teacher_torch.components import Components, load_components
 from teacher_torch.config import StyleIDConfig
-from teacher_torch.dump import best_device
+from teacher_torch.dump import open_device
 from teacher_torch.perceptual import LPIPS, VGG16, relative_gram_distance
 from teacher_torch.pixels import to_model_range, to_uint8
 from teacher_torch.styleid import Inversion, StyleID
 from triplets import crop_and_resize, grid_sheet, held_out_files, read_image, write_image
-from triplets.atomic import atomic_write
+from triplets.atomic import atomic_write, make_folder
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,12 @@ class MeasureConfig:
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Of the networks."""
 
+    def __post_init__(self):
+        for name in ("pairs_side", "autoencoder_limit"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1.")
+        settings(self)  # refuses what the method cannot do
+
 
 def psnr(a: Float[Tensor, "b 3 h w"], b: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
     """Peak signal-to-noise ratio in dB of pictures in [0, 1]."""
@@ -62,7 +68,11 @@ def unit_range(images: UInt8[np.ndarray, "b h w 3"]) -> Float[Tensor, "b 3 h w"]
 
 
 def load_held_out(folder: Path, size: int, limit: int) -> UInt8[np.ndarray, "b size size 3"]:
-    """The first `limit` held-out pictures of a folder, in an order that is as good as random."""
+    """The first `limit` held-out pictures of a folder, in an order that is as good as random.
+
+    Raises:
+        InputError: there are none, or one that cannot be read.
+    """
     files = held_out_files(folder)[:limit]
     return np.stack([crop_and_resize(read_image(file), size) for file in files])
 
@@ -143,6 +153,7 @@ def measure(
         load_held_out(folder, size, config.autoencoder_limit)
         for folder in (config.photos, config.paintings)
     )
+    make_folder(config.out)
     figures: dict[str, float] = {}
     teacher = StyleID(*components, StyleIDConfig())
     lpips = LPIPS()
@@ -194,11 +205,14 @@ def measure(
 
 
 def measure_teacher(config: MeasureConfig) -> None:
-    """Print the figures of a teacher and write them, with the contact sheet, to `config.out`."""
+    """Print the figures of a teacher and write them, with the contact sheet, to `config.out`.
+
+    Raises:
+        InputError: a teacher, a device or a folder that cannot be used.
+    """
     components = load_components(
-        config.teacher, config.device or best_device(), getattr(torch, config.dtype)
+        config.teacher, open_device(config.device), getattr(torch, config.dtype)
     )
-    config.out.mkdir(parents=True, exist_ok=True)
     figures, outcomes = measure(components, config)
     record = {"figures": figures, "settings": [asdict(outcome) for outcome in outcomes]}
     table = [

@@ -1,12 +1,14 @@
 """Which contents meet which styles, in the order in which they are stylised."""
 
-import csv
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int
 
 from triplets import ImageSet, InputError
+from triplets.table import read_table
+
+KINDS = ("content", "style")
 
 
 def plan_pairs(
@@ -72,19 +74,14 @@ def _read_pairs(path: Path, contents: ImageSet, styles: ImageSet) -> Int[np.ndar
         raise InputError(f'--pairs "{path}": expected "all", "random:K", "tiles:K" or a CSV file.')
     rows = [{name: row for row, name in enumerate(images.ids)} for images in (contents, styles)]
     pairs = []
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if not {"content", "style"} <= set(reader.fieldnames or ()):
-            raise InputError(f"{path}: expected a header with the columns content and style.")
-        for line in reader:
-            ids = (line["content"], line["style"])
-            for kind, name, known in zip(("content", "style"), ids, rows, strict=True):
-                if name not in known:
-                    raise InputError(
-                        f'{path}, line {reader.line_num}: no usable {kind} "{name}"; ids are paths '
-                        "relative to the folder."
-                    )
-            pairs.append([known[name] for name, known in zip(ids, rows, strict=True)])
+    for line, ids in read_table(path, KINDS):
+        for kind, name, known in zip(KINDS, ids, rows, strict=True):
+            if name not in known:
+                raise InputError(
+                    f'{path}, line {line}: no usable {kind} "{name}"; ids are paths relative to '
+                    "the folder."
+                )
+        pairs.append([known[name] for name, known in zip(ids, rows, strict=True)])
     if not pairs:
         raise InputError(f"{path} names no pairs.")
     unique = np.unique(np.array(pairs), axis=0)

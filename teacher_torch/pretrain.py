@@ -26,9 +26,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from teacher_torch.dump import open_device
 from teacher_torch.perceptual import VGG16, feature_distance
-from triplets import InputError, is_held_out
-from triplets.atomic import atomic_write
+from triplets import InputError, training_files
+from triplets.atomic import atomic_write, make_folder
 
 NULL_TEXT_SEED = 0
 NULL_TEXT_SHAPE = (1, 1, 64)
@@ -67,9 +68,19 @@ class PretrainConfig:
     device: str = "cpu"
 
     def __post_init__(self):
-        for name in ("photos", "paintings"):
-            if not getattr(self, name).is_dir():
-                raise InputError(f"--{name} {getattr(self, name)}: no such folder")
+        sizes = ("image_size", "autoencoder_crop", "latent_pool", "checkpoint_every")
+        autoencoder = ("autoencoder_steps", "autoencoder_batch", "autoencoder_lr")
+        for name in (*sizes, *autoencoder, "unet_steps", "unet_batch", "unet_lr"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected more than 0")
+        # The autoencoder halves its pictures three times, and the UNet its latents.
+        for name, multiple in (("image_size", 64), ("autoencoder_crop", 8)):
+            if getattr(self, name) % multiple:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; expected a multiple of {multiple}"
+                )
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}; expected 0 or more")
 
 
 def build_autoencoder() -> AutoencoderKL:
@@ -124,12 +135,13 @@ class AugmentedCrops(Dataset):
 
     Photos and paintings alternate. A square of at least `min_scale` of the shorter side is cut,
     resized, mirrored half of the time, and its brightness, contrast and saturation vary mildly.
+
+    Raises:
+        InputError: a folder without pictures to train on.
     """
 
     def __init__(self, folders: tuple[Path, ...], size: int, min_scale: float, seed: tuple):
-        self.groups = [
-            sorted(f for f in folder.iterdir() if not is_held_out(f.name)) for folder in folders
-        ]
+        self.groups = [training_files(folder) for folder in folders]
         self.size, self.min_scale, self.seed = size, min_scale, seed
 
     def __getitem__(self, index: int) -> Float[Tensor, "3 size size"]:
@@ -349,22 +361,29 @@ def check_settings(config: PretrainConfig) -> None:
 
 
 def pretrain(config: PretrainConfig) -> None:
-    """Train both stages, or what is left of them, and write the model to `config.out`."""
-    config.workdir.mkdir(parents=True, exist_ok=True)
+    """Train both stages, or what is left of them, and write the model to `config.out`.
+
+    Raises:
+        InputError: a folder or a device that cannot be used, or a workdir of other settings.
+    """
+    open_device(config.device)
+    # Listed before anything is written: folders that cannot be used leave nothing behind.
+    folders = (config.photos, config.paintings)
+    small_crops = AugmentedCrops(folders, config.autoencoder_crop, 0.5, (config.seed, 1))
+    crops = AugmentedCrops(folders, config.image_size, 0.6, (config.seed, 2))
+    make_folder(config.workdir)
     check_settings(config)
     torch.manual_seed(config.seed)
-    folders = (config.photos, config.paintings)
     autoencoder = train_stage(
         "autoencoder",
         build_autoencoder(),
         autoencoder_loss(VGG16().to(config.device), config),
-        AugmentedCrops(folders, config.autoencoder_crop, 0.5, (config.seed, 1)),
+        small_crops,
         steps=config.autoencoder_steps,
         batch=config.autoencoder_batch,
         lr=config.autoencoder_lr,
         config=config,
     )
-    crops = AugmentedCrops(folders, config.image_size, 0.6, (config.seed, 2))
     pool = LatentPool(autoencoder, crops, config)
     autoencoder.register_to_config(scaling_factor=pool.scale)
     scheduler = build_scheduler()

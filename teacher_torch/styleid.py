@@ -39,6 +39,12 @@ class Inversion:
         return Inversion(torch.cat([inversion.latents for inversion in inversions], dim=1))
 
 
+def side_multiple(unet: UNet2DConditionModel, vae: AutoencoderKL) -> int:
+    """Pixels of which the sides of pictures must be multiples: each level halves them."""
+    levels = len(vae.config.block_out_channels) + len(unet.config.block_out_channels)
+    return 2 ** (levels - 2)
+
+
 class StyleID:
     """The teacher (Chung et al., "Style Injection in Diffusion", CVPR 2024).
 
@@ -100,8 +106,7 @@ class StyleID:
     @torch.inference_mode()
     def invert(self, images: Float[Tensor, "b 3 h w"]) -> Inversion:
         """DDIM inversion of pictures in [-1, 1] whose sides suit the autoencoder and the UNet."""
-        stride = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        multiple = stride * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        multiple = side_multiple(self.unet, self.vae)
         if images.shape[-2] % multiple or images.shape[-1] % multiple:
             raise ValueError(
                 f"pictures are {images.shape[-1]} x {images.shape[-2]} px; "

@@ -27,7 +27,7 @@ from triplets.sources import (
     load_images,
     open_source,
 )
-from triplets.split import held_out_files, is_held_out
+from triplets.split import held_out_files, is_held_out, training_files
 from triplets.writer import TripletWriter
 
 __all__ = [
@@ -57,6 +57,7 @@ __all__ = [
     "open_source",
     "read_image",
     "resize_shorter_side",
+    "training_files",
     "uint8_from_float",
     "write_image",
 ]

@@ -7,6 +7,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from triplets.errors import InputError
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, unless it is there.
+
+    Raises:
+        InputError: a file is in the way.
+        OSError: no permission and so on.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(
+            f"cannot make the folder {str(folder)!r}: a file is in the way; give another one."
+        ) from error
+
 
 @contextlib.contextmanager
 def synced_file(path: str | os.PathLike) -> Iterator[BinaryIO]:

@@ -1,6 +1,5 @@
 """The command that makes a triplet dataset of pictures which another tool stylised."""
 
-import csv
 import hashlib
 import sys
 from collections import Counter
@@ -15,6 +14,7 @@ from jaxtyping import UInt8
 from triplets.errors import InputError
 from triplets.images import DecodedImage, ImageError, crop_and_resize, decode_image
 from triplets.sources import ImageFolder, ImageSet
+from triplets.table import read_table
 from triplets.writer import TripletWriter
 
 KINDS = ("content", "style", "stylised")
@@ -49,6 +49,8 @@ class ImportConfig:
             )
         if self.size is not None and self.size < 1:
             raise InputError(f"--size {self.size}: expected at least 1.")
+        if self.shard_size < 1:
+            raise InputError(f"--shard-size {self.shard_size}: expected at least 1.")
 
 
 class Picture(NamedTuple):
@@ -121,16 +123,11 @@ def _rows_of_folders(config: ImportConfig) -> list[tuple[Picture, ...]]:
 def _rows_of_csv(path: Path) -> list[tuple[Picture, ...]]:
     if not path.is_file():
         raise InputError(f'--csv "{path}": no such file.')
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if not set(KINDS) <= set(reader.fieldnames or ()):
-            raise InputError(f"{path}: expected a header with the columns {', '.join(KINDS)}.")
-        rows = []
-        for line in reader:
-            names = [line[kind] for kind in KINDS]
-            if not all(names):
-                raise InputError(f"{path}, line {reader.line_num}: a column is empty.")
-            rows.append(tuple(Picture(path.parent / name, name) for name in names))
+    rows = []
+    for line, names in read_table(path, KINDS):
+        if not all(names):
+            raise InputError(f"{path}, line {line}: a column is empty.")
+        rows.append(tuple(Picture(path.parent / name, name) for name in names))
     if not rows:
         raise InputError(f"{path} names no triplets.")
     return rows

@@ -195,6 +195,8 @@ def open_source(spec: str) -> ImageSource:
     Raises:
         SourceError: nothing usable there, or tfds:... without tensorflow_datasets.
     """
+    if not spec:  # which would be the current folder
+        raise SourceError("expected a folder, a picture or tfds:NAME:SPLIT, got an empty name")
     if not spec.startswith("tfds:"):
         return ImageFile(spec) if Path(spec).is_file() else ImageFolder(spec)
     match = TFDS_SPEC.fullmatch(spec)

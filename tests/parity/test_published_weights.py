@@ -110,8 +110,22 @@ def test_backbones_of_imagenet(official, tmp_path):
 
 def test_file_that_runs_code_is_refused(tmp_path):
     torch.save({"model": {"weight": torch.zeros(1)}, "hook": print}, tmp_path / "bad.pth")
-    with pytest.raises(InputError, match=r"cannot read weights .*UnpicklingError"):
+    with pytest.raises(InputError, match="or holds more than tensors and plain values") as error:
         read_weights(tmp_path / "bad.pth")
+    assert "weights_only" not in str(error.value)
+
+
+def test_files_that_are_no_checkpoints(tmp_path):
+    (tmp_path / "cat.jpg").write_bytes(b"\xff\xd8\xff\xe0")
+    torch.save(torch.zeros(1), tmp_path / "tensor.pth")
+    for name in ("cat.jpg", "tensor.pth"):
+        with pytest.raises(InputError, match=rf'"[^"]*{name}": it is no PyTorch checkpoint, or'):
+            read_weights(tmp_path / name)
+
+
+def test_names_to_ignore_that_are_no_pattern(tmp_path):
+    with pytest.raises(ValueError, match=r"ignore has '\(', no regular expression"):
+        ImportConfig("sttr", "weights.pth", tmp_path / "student", ignore=("(",))
 
 
 @pytest.mark.parametrize("source", ["missing.safetensors", "folder/missing.pth", "a/b/c"])

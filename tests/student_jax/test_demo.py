@@ -11,13 +11,18 @@ from flax import nnx
 from PIL import Image
 
 from student_jax import STTR
-from student_jax.demo import MAX_BODY_BYTES, make_server
+from student_jax.demo import MAX_BODY_BYTES, DemoConfig, make_server
 from student_jax.stylise import Stylist
+from triplets import InputError
 
 
 @pytest.fixture(scope="module")
-def server(tiny_model):
-    stylist = Stylist(STTR(tiny_model, rngs=nnx.Rngs(1)), style_size=64)
+def stylist(tiny_model):
+    return Stylist(STTR(tiny_model, rngs=nnx.Rngs(1)), style_size=64)
+
+
+@pytest.fixture(scope="module")
+def server(stylist):
     with make_server(stylist, "127.0.0.1", 0, max_size=64) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
@@ -115,6 +120,15 @@ def test_what_is_none_of_the_pages_business(server):
     large = {"Content-Type": "application/json", "Content-Length": str(MAX_BODY_BYTES + 1)}
     status, _, answer = ask(server, "POST", "/stylise", b"", large)
     assert status == 413 and b"36 MB at most" in answer
+
+
+def test_places_where_it_cannot_listen(server, stylist):
+    port = server.server_port
+    with pytest.raises(InputError, match=rf"127\.0\.0\.1, port {port}: .* give another --port"):
+        make_server(stylist, "127.0.0.1", port, max_size=64)
+    for fields in ({"port": 70000}, {"port": -1}, {"max_size": 0}):
+        with pytest.raises(ValueError, match="expected"):
+            DemoConfig(**fields)
 
 
 @pytest.mark.slow  # starts a browser

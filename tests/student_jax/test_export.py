@@ -101,6 +101,18 @@ def test_operations_without_translation_are_named():
         program_to_onnx(jax.numpy.sort, [shape], ["x"], "y")
 
 
+def test_a_file_where_the_folder_should_be(exported, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match=r"cannot make the folder '.*file': a file is in the way"):
+        export(ExportConfig(tmp_path / "file", str(exported / "student"), sizes=(64,)))
+
+
+@pytest.mark.parametrize("fields", [{"sizes": ()}, {"formats": ()}, {"sizes": (256, 0)}])
+def test_usage_that_cannot_work(tmp_path, fields):
+    with pytest.raises(ValueError, match="expected"):
+        ExportConfig(tmp_path, **fields)
+
+
 def test_sizes_that_do_not_suit(exported, tmp_path):
     with pytest.raises(InputError, match="sizes has 63; this student needs multiples of 4"):
         export(ExportConfig(tmp_path, str(exported / "student"), sizes=(63,)))

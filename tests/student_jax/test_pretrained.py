@@ -114,6 +114,11 @@ def test_hub(student, tmp_path, monkeypatch):
         open_student("hf://../etc")
 
 
+def test_steps_are_those_of_training_runs():
+    with pytest.raises(InputError, match='"mini" is a single student without step 5'):
+        open_student("mini", 5)
+
+
 def test_no_network(monkeypatch):
     def fail(*_, **__):
         raise OSError("no route\nto host")

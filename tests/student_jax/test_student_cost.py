@@ -1,6 +1,16 @@
 import pytest
 
+from student_jax import cost
 from student_jax.cost import count
+
+
+def test_measured_memory_is_that_of_the_run_alone(tiny_model, monkeypatch):
+    monkeypatch.setitem(cost.PRESETS, "tiny", lambda: tiny_model)
+    ran = cost.run("tiny", 64)
+    assert ran["seconds"] > 0
+    if ran["peak_bytes"] is not None:
+        # Compiling even this takes more.
+        assert 4 * cost.count("tiny", 64)["parameters"] < ran["peak_bytes"] < 50e6
 
 
 @pytest.mark.slow  # traces the large model

@@ -64,7 +64,25 @@ def test_a_bad_input_does_not_stop_the_others(files, capsys):
     written = next(r for r in report["results"] if r["content"].endswith("a.jpg"))
     assert (written["status"], written["width"], written["height"]) == ("written", 64, 60)
     assert Path(written["out"]).exists() and written["seconds"] > 0
+    assert report["error"].startswith("3 of 5 failed")
     assert any("broken.png" in r["error"] for r in report["results"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "count", "message"),
+    [
+        ({"content": ("missing.jpg",)}, 1, "no usable content in 'missing.jpg'."),
+        ({"checkpoint": "nowhere"}, 0, "not the workdir of a training run"),
+        ({"checkpoint": "mini", "step": 5}, 0, '"mini" is a single student without step 5'),
+    ],
+)
+def test_json_when_no_result_is_possible(files, capsys, changes, count, message):
+    with pytest.raises(InputError) as error:
+        stylise_files(dataclasses.replace(files, json=True, **changes))
+    report = json.loads(capsys.readouterr().out)
+    assert report["error"] == str(error.value) and message in report["error"]
+    assert (report["written"], report["kept"], report["failed"]) == (0, 0, count)
+    assert len(report["results"]) == count
 
 
 def test_results_are_kept_unless_told_otherwise(files, capsys):
@@ -177,6 +195,14 @@ def test_usage_that_cannot_work(files):
         ({"out": "{content}.gif"}, "a file or pattern that ends in"),
         ({"out": "result.tiff"}, "a file or pattern that ends in"),
         ({"size": 0}, "size is 0"),
+        ({"out": "out/a.mp4"}, r"expected a picture to end in \.png"),
+        ({"out": "out/{content}.mp4"}, r"expected a picture to end in \.png"),
+        ({"content": ("clip.mp4",), "out": "a.png"}, r"expected a video to end in \.mp4"),
+        ({"content": ("clip.mp4",), "out": "-"}, "videos cannot go to standard output"),
+        ({"out": "out/{foo}_{content}.png"}, r"out has \{foo\}; expected only \{content\} and"),
+        ({"out": "out/{name}"}, r"out has \{name\}"),
+        ({"out": ""}, "out is empty"),
+        ({"content": ("",)}, "out is empty"),
     ):
         with pytest.raises(ValueError, match=message):
             dataclasses.replace(files, **fields)

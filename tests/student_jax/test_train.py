@@ -23,7 +23,7 @@ from student_jax.checkpoint import Checkpoints, load_student
 from student_jax.config import TrainConfig
 from student_jax.pretrained import save_pretrained
 from student_jax.progress import TrainingError
-from student_jax.train import train
+from student_jax.train import starts_from_frozen_noise, train
 from triplets import InputError
 
 # Runs a training described by JSON on the command line, in a process of its own.
@@ -240,6 +240,25 @@ def test_new_run_does_not_overwrite_another(finished):
         train(finished)
 
 
+def test_a_run_that_cannot_begin_leaves_no_run(train_config, monkeypatch):
+    """So that the corrected command may have its workdir."""
+    with pytest.raises(InputError, match=r"48 x 48 px, smaller than --crop-size 64"):
+        train(dataclasses.replace(train_config, crop_size=64))
+    assert not train_config.workdir.exists()
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(InputError, match="pip install wandb"):
+        train(dataclasses.replace(train_config, wandb="project"))
+    train(dataclasses.replace(train_config, steps=3))
+    assert json.loads((train_config.workdir / "config.json").read_text())["steps"] == 3
+
+
+def test_a_workdir_that_is_a_file(train_config):
+    train_config.workdir.write_text("mine")
+    with pytest.raises(InputError, match="a file is in the way"):
+        train(train_config)
+    assert train_config.workdir.read_text() == "mine"
+
+
 def test_resume_with_other_settings_is_refused(finished):
     with pytest.raises(InputError, match=r"has learning_rate = 0\.003, not 0.1"):
         train(dataclasses.replace(finished, learning_rate=0.1, resume=True))
@@ -291,8 +310,17 @@ def test_vgg19_without_weights(train_config):
         ({"process_id": 0}, "given together"),
         ({"features_crop": 4}, "at least 8"),
         ({"image_size": 16}, "at least crop_size"),
+        ({"seed": -1}, "seed is -1"),
     ],
 )
 def test_settings_that_make_no_sense(train_config, change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(train_config, **change)
+
+
+def test_frozen_layers_of_random_numbers_are_noticed(tmp_path):
+    # What the reference freezes comes from ImageNet, or from another student; the mini has none.
+    reference = TrainConfig.reference(("data",), tmp_path)
+    assert starts_from_frozen_noise(reference)
+    assert not starts_from_frozen_noise(dataclasses.replace(reference, init_from="imagenet"))
+    assert not starts_from_frozen_noise(TrainConfig.mini(("data",), tmp_path))

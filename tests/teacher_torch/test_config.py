@@ -14,6 +14,8 @@ def test_presets_are_the_official_programs():
         ("num_steps", 1, "expected 2 to 999"),
         ("gamma", 1.5, "gamma is 1.5; expected 0"),
         ("temperature", 0.0, "expected a positive number"),
+        ("temperature", float("inf"), "expected a positive number"),
+        ("injection_layers", (), "injection_layers is empty"),
         ("injection_layers", (2, 12), r"\[2, 12\] do not exist"),
         ("injection_layers", (7, 7), "repeats a layer"),
     ],

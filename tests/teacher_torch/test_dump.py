@@ -11,6 +11,7 @@ import interrupted_dumps
 import numpy as np
 import pytest
 import torch
+import tyro
 from diffusers import UNet2DConditionModel
 from PIL import Image
 
@@ -185,14 +186,31 @@ def test_rank_of_this_process(config, monkeypatch, environment, given, expected)
         ({"rank": 1}, "--rank and --world-size belong together"),
         ({"tile": 0}, "--tile 0: expected at least 1"),
         ({"device": "abacus"}, '--device "abacus" cannot be used here'),
-        ({"rank": 2, "world_size": 2}, "rank 2, world_size 2"),
+        ({"rank": 2, "world_size": 2}, "--rank 2 --world-size 2: ranks count from 0"),
         ({"gamma": 2.0}, "gamma is 2.0; expected 0"),
+        ({"injection_layers": ()}, "injection_layers is empty"),
+        ({"size": 0}, "--size 0: expected at least 1"),
+        ({"size": 100}, "--size 100: this teacher needs a multiple of 64, such as 128"),
+        ({"seed": -1}, "--seed -1: expected at least 0"),
+        ({"memory_budget": 0.0}, "--memory-budget 0.0: expected more than 0"),
+        ({"pairs": "random:0"}, "expected a number from 1 after the colon"),
+        ({"pairs": "tiles:some"}, "expected a number from 1 after the colon"),
     ],
 )
 def test_settings_that_cannot_be_used(config, changes, message):
     with pytest.raises(InputError, match=message):
         dump(replace(config, **changes))
     assert not config.out.exists()
+
+
+@pytest.mark.parametrize(
+    "flags", ["--gamma 2", "--steps 0", "--rank 3 --world-size 2", "--size 0", "--pairs random:0"]
+)
+def test_impossible_values_are_wrong_usage(flags):
+    arguments = ["--content", "a", "--style", "b", "--out", "c", *flags.split()]
+    with pytest.raises(SystemExit) as end:
+        tyro.cli(DumpConfig, args=arguments)
+    assert end.value.code == 2
 
 
 def test_dump_with_other_settings_is_refused(config):

@@ -49,7 +49,8 @@ def test_random_tiles_never_repeat_a_pair():
 
 def test_pairs_from_a_file(tmp_path):
     path = tmp_path / "pairs.csv"
-    path.write_text("style,content\n3.png,0.png\n1.png,2.png\n")
+    # As spreadsheets write it, with a mark at the beginning.
+    path.write_text("style,content\n3.png,0.png\n1.png,2.png\n", encoding="utf-8-sig")
     pairs = plan_pairs(str(path), image_set(4), image_set(4), 0)
     assert {tuple(pair) for pair in pairs.tolist()} == {(0, 3), (2, 1)}
 
@@ -58,14 +59,15 @@ def test_pairs_from_a_file(tmp_path):
     ("text", "message"),
     [
         ("content,style\n0.png,9.png\n", 'line 2: no usable style "9.png"'),
-        ("a,b\n1,2\n", "columns content and style"),
+        ("a,b\n1,2\n", "columns content, style"),
+        ("\xff\xd8\xff\xe0", "is no table; expected a CSV file"),
         ("content,style\n", "names no pairs"),
         ("content,style\n0.png,1.png\n0.png,1.png\n", "names 1 pairs twice"),
     ],
 )
 def test_file_of_pairs_that_cannot_be_used(tmp_path, text, message):
     path = tmp_path / "pairs.csv"
-    path.write_text(text)
+    path.write_bytes(text.encode("latin-1"))
     with pytest.raises(InputError, match=message):
         plan_pairs(str(path), image_set(4), image_set(4), 0)
 

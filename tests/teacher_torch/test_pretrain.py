@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from PIL import Image
 
 from teacher_torch import StyleID, StyleIDConfig, pretrain
 from teacher_torch.components import load_components
-from teacher_torch.measure import MeasureConfig, measure_teacher
+from teacher_torch.measure import MeasureConfig, load_held_out, measure_teacher
 from teacher_torch.pretrain import AugmentedCrops, PretrainConfig
 from triplets import InputError, is_held_out
 
@@ -93,6 +94,39 @@ def test_held_out_pictures_are_never_trained_on(folders):
         names = {file.name for file in folder.iterdir()}
         held_out = {name for name in names if is_held_out(name)}
         assert held_out and {file.name for file in group} == names - held_out
+
+
+def test_folders_without_pictures_leave_nothing_behind(folders, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("no picture")
+    for photos, message in ((tmp_path / "empty", "holds no pictures"), ("nowhere", "no folder")):
+        with pytest.raises(InputError, match=message):
+            pretrain.pretrain(config((Path(photos), folders[1]), tmp_path / "work"))
+        with pytest.raises(InputError, match=message):
+            load_held_out(Path(photos), 64, 2)
+    assert not (tmp_path / "work").exists()
+    with pytest.raises(InputError, match='--device "abacus" cannot be used here'):
+        pretrain.pretrain(dataclasses.replace(config(folders, tmp_path / "work"), device="abacus"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_size": 100}, "image_size is 100; expected a multiple of 64"),
+        ({"autoencoder_crop": 30}, "autoencoder_crop is 30; expected a multiple of 8"),
+        ({"unet_steps": 0}, "unet_steps is 0; expected more than 0"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+def test_settings_that_make_no_sense(folders, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(config(folders, tmp_path), **changes)
+
+
+@pytest.mark.parametrize("changes", [{"steps": 0}, {"pairs_side": 0}, {"autoencoder_limit": 0}])
+def test_measures_that_make_no_sense(folders, tmp_path, changes):
+    with pytest.raises(ValueError, match="is 0; expected"):
+        MeasureConfig(*folders, out=tmp_path, **changes)
 
 
 def test_measures_of_a_teacher(folders, model_folder, tmp_path, capsys):

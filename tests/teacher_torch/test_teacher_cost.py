@@ -1,43 +1,105 @@
 import copy
 
+import pytest
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from teacher_torch import cost
-from teacher_torch.components import Components
+
+CPU = torch.device("cpu")
 
 
-def test_counted_cost_is_that_of_all_steps(components, monkeypatch):
-    monkeypatch.setattr(cost, "build_components", lambda *_: components)
+@pytest.fixture
+def tiny(components, monkeypatch):
+    """In place of any other teacher."""
+
+    def build(model, device, dtype):
+        unet, vae = (copy.deepcopy(module).type(dtype) for module in components[:2])
+        text = components.null_text_embedding.to(dtype)
+        return components._replace(unet=unet, vae=vae, null_text_embedding=text)
+
+    monkeypatch.setattr(cost, "build_components", build)
+    return components
+
+
+def test_counted_cost_is_that_of_all_steps(tiny):
     counted = cost.count("tiny", 64, 5)
     with FlopCounterMode(display=False) as counter:
-        cost.stylise_one(components, 64, 5)
-    assert counted["flops"] == counter.get_total_flops() > 0
+        _, evaluations = cost.stylise_one(tiny, 64, 5)
+    assert counted["flops_as_run"] == counter.get_total_flops() > 0
+    # Two pictures are inverted in 5 steps; content, style and result take 4 to sample.
+    assert counted["evaluations_as_run"] == evaluations == 2 * 5 + 3 * 4
     assert counted["parameters"] == sum(
-        p.numel() for m in (components.unet, components.vae) for p in m.parameters()
+        p.numel() for m in (tiny.unet, tiny.vae) for p in m.parameters()
     )
 
 
-def test_measured_cost_is_positive(components, monkeypatch):
-    monkeypatch.setattr(cost, "build_components", lambda *_: components)
-    ran = cost.run("tiny", 64, 2, "cpu")
-    assert ran["seconds"] > 0 and ran["peak_bytes"] >= 0
-    assert ran["dtype"] == "float32"
+def test_the_method_evaluates_content_and_style_once(tiny):
+    counted = cost.count("tiny", 64, 5)
+    assert counted["evaluations"] == 2 * 5 + 4
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        tiny.unet(torch.zeros(1, 4, 8, 8), 500, tiny.null_text_embedding)
+    again = 2 * 4 * counter.get_total_flops()
+    assert counted["flops"] == counted["flops_as_run"] - again
 
 
-def test_one_evaluation_of_the_unet(components, monkeypatch):
-    unet, vae, scheduler, text = components
-    on_meta = [copy.deepcopy(module).to("meta") for module in (unet, vae)]
-    untouched = Components(*on_meta, scheduler, text.to("meta"))
-    monkeypatch.setattr(cost, "build_components", lambda *_: untouched)
-    ran = cost.evaluate_unet("tiny", 64, torch.bfloat16, "cpu")
-    # The counter does not know the CPU's fused attention.
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        unet(torch.zeros(1, 4, 8, 8), 500, text)
-    assert ran["flops"] == counter.get_total_flops() > 0
-    assert ran["seconds"] > 0 and ran["peak_bytes"] >= 0
-    assert ran["dtype"] == "bfloat16"
+@pytest.mark.parametrize("faster", ["float32", "bfloat16"])
+def test_a_picture_runs_in_the_faster_dtype(tiny, monkeypatch, faster):
+    pictures = []
+
+    def timed(components, size, steps):
+        pictures.append((str(components.unet.dtype).removeprefix("torch."), steps))
+        picture, _ = cost.stylise_one(components, size, steps)
+        assert picture.shape == (1, 3, size, size)
+        # 3 s a step and 1 s besides, or slower.
+        return 3 * steps + 1.0 if pictures[-1][0] == faster else 100.0
+
+    monkeypatch.setattr(cost, "_timed", timed)
+    ran = cost.run("tiny", 64, 50, CPU)
+    assert ran["dtype"] == faster
+    assert ran["seconds"] == 3 * 50 + 1
+    # Each takes long, so once: 2 steps in both, 4 in the faster one.
+    assert pictures == [("float32", 2), ("bfloat16", 2), (faster, 4)]
+
+
+def test_fast_models_are_timed_three_times(tiny, monkeypatch):
+    steps = []
+
+    def timed(components, size, few):
+        steps.append(few)
+        return 0.1 * few
+
+    monkeypatch.setattr(cost, "_timed", timed)
+    assert cost.run("tiny", 64, 10, CPU)["seconds"] == pytest.approx(1)
+    assert steps == [2] * 6 + [4] * 3
+
+
+def test_measured_cost_is_positive(tiny):
+    ran = cost.run("tiny", 64, 2, CPU)
+    assert ran["seconds"] > 0
+    assert ran["peak_bytes"] is None or ran["peak_bytes"] > 0
+
+
+def test_peak_is_of_the_work_alone(components):
+    def work(size):
+        torch.ones(size, dtype=torch.uint8)
+
+    work(300_000_000)  # as loading or compiling takes
+    before = cost.resident_bytes()
+    if before is None:
+        pytest.skip("this system does not tell a process's peak")
+    work(100_000_000)
+    weights = sum(p.nbytes for m in (components.unet, components.vae) for p in m.parameters())
+    peak = cost._peak_bytes(components, before)
+    assert peak - weights == pytest.approx(100e6, rel=0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_untrained_networks_make_pictures(dtype):
+    built = cost.build_components("mini", CPU, dtype)
+    assert built.unet.dtype == built.vae.dtype == built.null_text_embedding.dtype == dtype
+    picture, _ = cost.stylise_one(built, 64, 2)
+    assert picture.isfinite().all()
 
 
 def test_stable_diffusion_has_its_published_size():

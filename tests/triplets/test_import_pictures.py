@@ -87,6 +87,7 @@ def test_folders_without_shared_names(tmp_path):
         (None, "no such file"),
         ("content,style\na,b\n", "columns content, style, stylised"),
         ("content,style,stylised\n", "names no triplets"),
+        ("\xff\xd8\xff\xe0", "is no table; expected a CSV file"),
         ("content,style,stylised\na,b\n", "line 2: a column is empty"),
         ("content,style,stylised\na.png,b.png,c.png\n", r"c\.png"),
     ],
@@ -94,9 +95,15 @@ def test_folders_without_shared_names(tmp_path):
 def test_tables_that_cannot_be_used(tmp_path, text, message):
     table = tmp_path / "table.csv"
     if text is not None:
-        table.write_text(text)
+        table.write_bytes(text.encode("latin-1"))
     with pytest.raises(InputError, match=message):
         import_pictures(ImportConfig(tmp_path / "out", csv=table))
+
+
+@pytest.mark.parametrize(("name", "flag"), [("size", "--size"), ("shard_size", "--shard-size")])
+def test_sizes_that_make_no_sense(tmp_path, name, flag):
+    with pytest.raises(InputError, match=f"{flag} 0: expected at least 1"):
+        folders(tmp_path, **{name: 0})
 
 
 @pytest.mark.parametrize("changes", [{"csv": Path("a.csv")}, {"style": None}])

@@ -84,6 +84,8 @@ def test_links_that_leave_the_folder_are_named_and_not_followed(photos, tmp_path
 def test_unusable_folders(tmp_path):
     with pytest.raises(SourceError, match="does not exist; expected pictures or a folder"):
         open_source(str(tmp_path / "nowhere"))
+    with pytest.raises(SourceError, match="got an empty name"):
+        open_source("")
     (tmp_path / "file").write_text("")
     with pytest.raises(SourceError, match="is no folder; expected pictures or a folder"):
         ImageFolder(tmp_path / "file")
