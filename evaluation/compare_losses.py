@@ -261,8 +261,10 @@ def objectives(runs: dict[str, Sequence[TrainingRun]]) -> list[str]:
     shares = {}
     for loss, of_loss in runs.items():
         logs = [_training_log(run.workdir) for run in of_loss]
+        if not all(logs):
+            return ["The trainings were too short to log a step."]
         config = load_config(of_loss[0].workdir)
-        last = [line for log in logs for line in log if line["step"] > 0.9 * of_loss[0].steps]
+        last = [line for log in logs for line in log[-max(1, len(log) // 10) :]]
         pixel, total, norm = (
             float(np.mean([line[name] for line in last]))
             for name in ("pixel", "loss", "gradient_norm")
@@ -279,8 +281,8 @@ def objectives(runs: dict[str, Sequence[TrainingRun]]) -> list[str]:
     crop = f"crops of {config['features_crop']} px" if config["features_crop"] else "whole crops"
     lines += [
         "",
-        "Means over the seeds and the last tenth of the steps; the clipped ones are those of all "
-        f"logged steps. Features: {config['features']} on {crop}, Gram reduction "
+        "Means over the seeds and the last tenth of the logged steps; the clipped ones are those "
+        f"of all of them. Features: {config['features']} on {crop}, Gram reduction "
         f'"{config["gram_reduction"]}"; a gradient is clipped at a norm of '
         f"{config['clip_norm']:g}.",
     ]

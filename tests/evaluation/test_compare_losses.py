@@ -169,6 +169,8 @@ def test_objectives_say_how_little_of_a_loss_a_term_is(tmp_path):
     assert "| **L3** | 0.01000 | 2.000 | 98.85 % | 0.5 | 50 % |" in text
     assert "almost one objective" in text
     assert "vgg16 on crops of 64 px" in text
+    (tmp_path / "L3" / "metrics.jsonl").write_text("")
+    assert objectives(runs) == ["The trainings were too short to log a step."]
 
 
 def test_runs_share_all_but_loss_and_seed(dump, tmp_path):
@@ -295,7 +297,9 @@ def test_the_experiment_and_its_continuation(dump, tmp_path, monkeypatch, capfd)
     )
     gold = subset(TripletDataset(dump), (0, 7), tmp_path / "gold").root
     config = CompareConfig(
-        *(dump, None, tmp_path / "runs", tmp_path),
+        dump,
+        out=tmp_path / "runs",
+        report=tmp_path,
         seeds=(0,),
         steps=2,
         flags=tiny,
