@@ -237,8 +237,8 @@ def plan_gram(
     """L2 with both reductions of the Gram term, beside L1."""
     variants = [
         Variant("L1", 0.0),
-        Variant("L2, mean", 1.0, "L2", ("--gram-reduction", "mean")),
-        Variant("L2, sum", 2.0, "L2"),
+        Variant("L2 (mean)", 1.0, "L2", ("--gram-reduction", "mean")),
+        Variant("L2 (sum)", 2.0, "L2"),
     ]
     question = "What does the reduction of the Gram term change?"
     return Plan(question, "loss and reduction", variants, logarithmic=False)
