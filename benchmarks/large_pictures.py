@@ -7,9 +7,7 @@ largest resident memory while a picture is stylised, from its file to float pixe
 before, with the programs compiled. Seconds are wall clock, in brackets those of all cores.
 """
 
-import ctypes
 import json
-import re
 import sys
 import tempfile
 import time
@@ -21,8 +19,6 @@ from fresh_process import table_cells
 from PIL import Image
 
 from assets import SAMPLES
-
-STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
@@ -72,6 +68,7 @@ def measure(worker: Worker) -> None:
     from student_jax.compilation import enable_compilation_cache
     from student_jax.stylise import Stylist
     from triplets import InputError
+    from triplets.memory import PeakGrowth
 
     enable_compilation_cache()
     stylist = Stylist.from_pretrained(worker.checkpoint, max_memory=int(worker.max_memory * 2**30))
@@ -81,21 +78,13 @@ def measure(worker: Worker) -> None:
     except InputError as error:
         print(json.dumps([str(error), "", "", ""]))
         return
-    # What the compiler has freed goes back to the system before.
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
-    before = _mebibytes("VmRSS")
     wall, cores = time.perf_counter(), time.process_time()
-    stylist(worker.content, style)
+    with PeakGrowth() as grown:
+        stylist(worker.content, style)
     wall, cores = time.perf_counter() - wall, time.process_time() - cores
     how = str(plan).partition(": ")[2].rpartition(", ")[0]
-    measured = _mebibytes("VmHWM") - before
     seconds = f"{wall:.1f} ({cores:.1f})"
-    print(json.dumps([how, f"{plan.bytes / 2**20:.0f}", f"{measured:.0f}", seconds]))
-
-
-def _mebibytes(field: str) -> float:
-    return int(re.search(rf"{field}:\s+(\d+) kB", STATUS.read_text())[1]) / 1024
+    print(json.dumps([how, f"{plan.bytes / 2**20:.0f}", f"{grown.bytes / 2**20:.0f}", seconds]))
 
 
 if __name__ == "__main__":

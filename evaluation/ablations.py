@@ -28,6 +28,7 @@ from evaluation.study import (
     ExampleSet,
     Values,
     baselines,
+    command_line,
     judged,
     machine,
     means,
@@ -401,35 +402,10 @@ def report_text(config: AblationConfig, plan: Plan, figures: Figures, described:
         f"`mini`. Machine: {machine()}.",
         "",
         "```",
-        f"python scripts/ablations.py {_command(config)}",
+        f"python scripts/ablations.py {command_line(config)}",
         "```",
     ]
     return "\n".join(lines)
-
-
-def _command(config: AblationConfig) -> str:
-    default = AblationConfig(config.study, config.data)
-    words = ["--study", config.study, "--data", str(config.data)]
-    for name in (
-        "points",
-        "validation",
-        "test",
-        "steps",
-        "seeds",
-        "held_out_fraction",
-        "max_pairs",
-    ):
-        value = getattr(config, name)
-        if value != getattr(default, name):
-            values = value if isinstance(value, tuple) else (value,)
-            words += [f"--{name.replace('_', '-')}", *map(_number, values)]
-    if config.flags:
-        words.append(f"--flags={config.flags}")  # without "=" its dashes would be taken for flags
-    return shlex.join(words)
-
-
-def _number(value: float | int | Path) -> str:
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def paragraph(plan: Plan, figures: Figures) -> str:

@@ -23,6 +23,7 @@ from evaluation.study import (
     ExampleSet,
     Values,
     baselines,
+    command_line,
     interval,
     judged,
     machine,
@@ -337,7 +338,7 @@ def report_text(
         f"{f', {config.flags}' if config.flags else ''}. Machine: {machine()}.",
         "",
         "```",
-        f"python scripts/compare_losses.py {_command(config)}",
+        f"python scripts/compare_losses.py {command_line(config)}",
         "```",
         "",
         "## On the held-out triplets",
@@ -454,29 +455,3 @@ def sharpness_text(figures: Figures) -> str:
         "Mean squared error rewards blur, so read it beside the sharpness: of the teacher's on the "
         f"held-out triplets the students keep {', '.join(shares)}."
     )
-
-
-def _command(config: CompareConfig) -> str:
-    default = CompareConfig(config.data)
-    words = ["--data", str(config.data)]
-    for name in (
-        *(
-            "validation",
-            "test",
-            "preset",
-            "init_from",
-            "seeds",
-            "steps",
-            "gold",
-            "own_gold",
-            "teacher",
-        ),
-        "max_pairs",
-    ):
-        value = getattr(config, name)
-        if value != getattr(default, name):
-            values = value if isinstance(value, tuple) else (value,)
-            words += [f"--{name.replace('_', '-')}", *map(str, values)]
-    if config.flags:
-        words.append(f"--flags={config.flags}")  # without "=" its dashes would be taken for flags
-    return shlex.join(words)

@@ -5,8 +5,9 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import jax
@@ -178,6 +179,26 @@ def spread_cell(measure: str, values: Sequence[float]) -> str:
     mean, deviation = mean_and_spread(values)
     spread = f" ± {cell(measure, deviation)}" if len(values) > 1 else ""
     return f"{cell(measure, mean)}{spread}"
+
+
+def command_line(config) -> str:
+    """The flags that ask for a study again, wherever its runs and its report are to lie."""
+    words = []
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.name in ("out", "report") or value == field.default:
+            continue
+        flag = f"--{field.name.replace('_', '-')}"
+        if field.name == "flags":
+            words.append(f"{flag}={value}")  # without "=" its dashes would be taken for flags
+        else:
+            values = value if isinstance(value, tuple) else (value,)
+            words += [flag, *map(_number, values)]
+    return shlex.join(words)
+
+
+def _number(value: object) -> str:
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def machine() -> str:

@@ -6,14 +6,11 @@ prints one line of JSON. MODEL is "mini" or "reference", with untrained weights,
 depend on their values, or a student's folder. scripts/cost.py calls this.
 """
 
-import ctypes
 import json
-import re
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -24,6 +21,7 @@ from student_jax.flops import count_flops
 from student_jax.models import STTR
 from student_jax.pretrained import open_student
 from triplets import InputError
+from triplets.memory import PeakGrowth
 
 PRESETS = {"mini": STTRConfig.mini, "reference": STTRConfig.reference}
 SMALL = 64
@@ -74,9 +72,9 @@ def run(name: str, size: int) -> dict[str, int | float | str | None]:
 
     compiled(SMALL)()  # the first call also sets things up
     timed = compiled(size)
-    before = resident_bytes()
-    timed()
-    peak = _peak_bytes(state, before)
+    with PeakGrowth() as grown:
+        timed()
+    peak = _peak_bytes(state, grown.bytes)
     device = jax.devices()[0]
     return {
         "seconds": statistics.median(timed() for _ in range(5)),
@@ -86,34 +84,14 @@ def run(name: str, size: int) -> dict[str, int | float | str | None]:
     }
 
 
-def _peak_bytes(state: nnx.State, before: int | None) -> int | None:
-    """Peak memory of the work since the process had `before` bytes, weights included."""
+def _peak_bytes(state: nnx.State, grown: int | None) -> int | None:
+    """Peak memory of a picture, weights included, for which the process grew by `grown` bytes."""
     device = jax.devices()[0]
     if device.platform != "cpu":
         return (device.memory_stats() or {}).get("peak_bytes_in_use")
-    if before is None:
+    if grown is None:
         return None
-    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-    return weights + _status_bytes("VmHWM") - before
-
-
-def resident_bytes() -> int | None:
-    """Memory that this process has now, from which its peak (VmHWM) starts anew; None if unknown.
-
-    Known on Linux.
-    """
-    try:
-        # What the compiler has freed and the process still has would hide growth.
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-        return _status_bytes("VmRSS")
-    except OSError:
-        return None
-
-
-def _status_bytes(field: str) -> int:
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(re.search(rf"{field}:\s+(\d+) kB", status)[1])
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + grown
 
 
 if __name__ == "__main__":

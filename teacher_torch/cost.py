@@ -6,14 +6,11 @@ prints one line of JSON. MODEL is "mini", "sd15" or a folder in the layout of di
 not depend on the values of the weights, so the first two need none. scripts/cost.py calls this.
 """
 
-import ctypes
 import json
-import re
 import statistics
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -32,6 +29,7 @@ from teacher_torch.pretrain import (
 )
 from teacher_torch.styleid import StyleID
 from triplets import InputError
+from triplets.memory import PeakGrowth
 
 SMALL = 64
 """Pixels a side of the picture that sets things up; no model of this structure takes smaller."""
@@ -138,9 +136,9 @@ def run(
     for dtype in dtypes:
         components = build_components(model, device, dtype)
         stylise_one(components, SMALL, 2)  # the first call also sets things up
-        before = resident_bytes()
-        seconds = [_timed(components, size, 2)]
-        peak = _peak_bytes(components, before)
+        with PeakGrowth() as grown:
+            seconds = [_timed(components, size, 2)]
+        peak = _peak_bytes(components, grown.bytes)
         more = 0 if seconds[0] > SLOW_SECONDS else 2
         seconds += [_timed(components, size, 2) for _ in range(more)]
         trials.append((statistics.median(seconds), more, peak, components))
@@ -161,34 +159,14 @@ def _timed(components: Components, size: int, steps: int) -> float:
     return time.perf_counter() - start
 
 
-def _peak_bytes(components: Components, before: int | None) -> int | None:
-    """Peak memory of the work since the process had `before` bytes, weights included."""
+def _peak_bytes(components: Components, grown: int | None) -> int | None:
+    """Peak memory of a picture, weights included, for which the process grew by `grown` bytes."""
     device = components.unet.device
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    if device.type != "cpu" or before is None:
+    if device.type != "cpu" or grown is None:
         return None
-    weights = sum(p.nbytes for module in components[:2] for p in module.parameters())
-    return weights + _status_bytes("VmHWM") - before
-
-
-def resident_bytes() -> int | None:
-    """Memory that this process has now, from which its peak (VmHWM) starts anew; None if unknown.
-
-    Known on Linux.
-    """
-    try:
-        # Freed memory that the process still has would hide growth.
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-        return _status_bytes("VmRSS")
-    except OSError:
-        return None
-
-
-def _status_bytes(field: str) -> int:
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(re.search(rf"{field}:\s+(\d+) kB", status)[1])
+    return sum(p.nbytes for module in components[:2] for p in module.parameters()) + grown
 
 
 def _name(device: torch.device) -> str:

@@ -5,12 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from inception_recipe import shapes
 from safetensors.numpy import load_file
 
 from triplets import InputError
-
-torch = pytest.importorskip("torch")
 
 PARTS = ("weight", "bias", "running_mean", "running_var")
 

@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 
 from student_jax import cost
@@ -8,7 +10,9 @@ def test_measured_memory_is_that_of_the_run_alone(tiny_model, monkeypatch):
     monkeypatch.setitem(cost.PRESETS, "tiny", lambda: tiny_model)
     ran = cost.run("tiny", 64)
     assert ran["seconds"] > 0
-    if ran["peak_bytes"] is not None:
+    if sys.platform != "linux":
+        assert ran["peak_bytes"] is None
+    else:
         # Compiling even this takes more.
         assert 4 * cost.count("tiny", 64)["parameters"] < ran["peak_bytes"] < 50e6
 
