@@ -78,10 +78,10 @@ def measure(worker: Worker) -> None:
     except InputError as error:
         print(json.dumps([str(error), "", "", ""]))
         return
-    wall, cores = time.perf_counter(), time.process_time()
     with PeakGrowth() as grown:
+        wall, cores = time.perf_counter(), time.process_time()
         stylist(worker.content, style)
-    wall, cores = time.perf_counter() - wall, time.process_time() - cores
+        wall, cores = time.perf_counter() - wall, time.process_time() - cores
     how = str(plan).partition(": ")[2].rpartition(", ")[0]
     seconds = f"{wall:.1f} ({cores:.1f})"
     print(json.dumps([how, f"{plan.bytes / 2**20:.0f}", f"{grown.bytes / 2**20:.0f}", seconds]))

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from evaluation.evaluate import held_out_triplets
 from evaluation.gold_set import GoldSet
 from evaluation.measures import MEASURES, Judge
-from evaluation.report import cell, heading, write_figure, write_text
+from evaluation.report import cell, finite, heading, write_figure, write_text
 from evaluation.runs import TrainingRun, ensure_all, ensure_dump
 from evaluation.study import (
     MEASURED,
@@ -242,14 +242,16 @@ def write_figures(config: CompareConfig, gold_dataset: TripletDataset) -> None:
 def figures_json(config: CompareConfig, gold: GoldSet, figures: Figures) -> str:
     """The mean of each measure, by loss, seed and set, with what they belong to."""
     losses = {
-        loss: [{name: means(values) for name, values in run.items()} for run in runs]
+        loss: [{name: finite(means(values)) for name, values in run.items()} for run in runs]
         for loss, runs in figures.by_loss.items()
     }
+    others = {
+        name: {method: finite(values) for method, values in methods.items()}
+        for name, methods in figures.others.items()
+    }
     about = {"gold_set": gold.sha256, "steps": config.steps, "seeds": config.seeds}
-    about |= {"losses": losses, "baselines_and_teacher": figures.others}
-    # The teacher's ratio to itself is infinite, which JSON cannot say.
-    plain = json.dumps(about, default=list).replace("Infinity", "null")
-    return json.dumps(json.loads(plain), indent=2)
+    about |= {"losses": losses, "baselines_and_teacher": others}
+    return json.dumps(about, indent=2, allow_nan=False)
 
 
 def objectives(runs: dict[str, Sequence[TrainingRun]]) -> list[str]:

@@ -105,7 +105,7 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
-class ExampleSet:
+class ChosenExamples:
     """What to measure on."""
 
     description: str
@@ -188,7 +188,7 @@ def evaluate(config: EvaluateConfig) -> Judgement:
 def write_report(
     out: Path,
     judgement: Judgement,
-    chosen: ExampleSet,
+    chosen: ChosenExamples,
     student: MeasuredStudent | None,
     captions: Sequence[str],
     rows: Sequence[Sequence[UInt8[np.ndarray, "h w 3"]]],
@@ -221,7 +221,7 @@ def write_report(
     write_image(out / "comparison.png", contact_sheet(rows, captions))
 
 
-def choose_examples(config: EvaluateConfig) -> ExampleSet:
+def choose_examples(config: EvaluateConfig) -> ChosenExamples:
     """What the command line asks to measure on.
 
     Raises:
@@ -246,7 +246,7 @@ def choose_examples(config: EvaluateConfig) -> ExampleSet:
     if given["--gold"]:
         gold = GoldSet.load(config.own_gold)
         description = f"pairs of the gold set {gold.sha256[:8]} at {config.size} px"
-        return ExampleSet(description, _gold_examples(gold, config.size), gold.ids)
+        return ChosenExamples(description, _gold_examples(gold, config.size), gold.ids)
     if config.content is not None:
         contents, skipped_contents = _usable("content", config.content, config.size)
         styles, skipped_styles = _usable("style", config.style, config.size)
@@ -257,7 +257,7 @@ def choose_examples(config: EvaluateConfig) -> ExampleSet:
             for i, j in rows
         )
         ids = [(contents.ids[i], styles.ids[j]) for i, j in rows]
-        return ExampleSet(description, examples, ids, skipped_contents + skipped_styles)
+        return ChosenExamples(description, examples, ids, skipped_contents + skipped_styles)
     if config.checkpoint is None:
         raise InputError(
             "nothing to measure the results on: give --data, --gold, or --content and --style."
@@ -266,8 +266,10 @@ def choose_examples(config: EvaluateConfig) -> ExampleSet:
     return _triplet_set("held-out triplets", held_out)
 
 
-def _triplet_set(description: str, chosen: Sequence[tuple[Triplets, Sequence[int]]]) -> ExampleSet:
-    return ExampleSet(description, triplet_examples(chosen), triplet_ids(chosen))
+def _triplet_set(
+    description: str, chosen: Sequence[tuple[Triplets, Sequence[int]]]
+) -> ChosenExamples:
+    return ChosenExamples(description, triplet_examples(chosen), triplet_ids(chosen))
 
 
 def _usable(kind: str, spec: str, size: int) -> tuple[ImageSet, list[str]]:

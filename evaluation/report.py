@@ -5,7 +5,7 @@ import html
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -88,14 +88,16 @@ def _reading(measure: str) -> str:
     return "best near the teacher's" if better == "as the teacher" else f"{better} is better"
 
 
+def finite(figures: Mapping[str, float]) -> dict[str, float | None]:
+    """With None for the infinite ones, which JSON cannot say."""
+    return {name: value if math.isfinite(value) else None for name, value in figures.items()}
+
+
 def json_text(judgement: Judgement, **about: object) -> str:
     """All figures with what they are about; strict JSON, an infinite figure becomes null."""
     fields = asdict(judgement)
     for group in ("measures", "spread"):
-        fields[group] = {
-            name: {m: v if math.isfinite(v) else None for m, v in of.items()}
-            for name, of in fields[group].items()
-        }
+        fields[group] = {name: finite(of) for name, of in fields[group].items()}
     return json.dumps(about | fields, indent=2, allow_nan=False)
 
 
