@@ -263,9 +263,10 @@ def ablate(config: AblationConfig) -> None:
     """Run the study, or what is left of it; see `AblationConfig`.
 
     Raises:
-        InputError: data that do not suit the study, or a training that failed.
+        InputError: data that do not suit the study, a training that failed, or no matplotlib.
     """
     enable_compilation_cache()
+    _figure_class()  # before the trainings, which take long
     dataset = TripletDataset(config.data)
     split = split_triplets(dataset, 0.0 if config.validation else config.held_out_fraction)
     plan = PLANS[config.study](dataset, split.train, config.points)
@@ -342,13 +343,7 @@ def draw_curve(plan: Plan, figures: Figures, path: Path) -> None:
     Raises:
         InputError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InputError(
-            'drawing curves needs matplotlib: pip install "style-distil[evaluation]"'
-        ) from error
-    figure = Figure(figsize=(4.2 * len(CURVES), 3.2), layout="constrained")
+    figure = _figure_class()(figsize=(4.2 * len(CURVES), 3.2), layout="constrained")
     x = [variant.x for variant in plan.variants]
     for axes, measure in zip(figure.subplots(1, len(CURVES)), CURVES, strict=True):
         values = [figures.seeds(variant, measure) for variant in plan.variants]
@@ -364,6 +359,16 @@ def draw_curve(plan: Plan, figures: Figures, path: Path) -> None:
         axes.grid(alpha=0.3)
     with atomic_write(path) as file:
         figure.savefig(file, format="png", dpi=120)
+
+
+def _figure_class() -> type:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise InputError(
+            'drawing curves needs matplotlib: pip install "style-distil[evaluation]"'
+        ) from error
+    return Figure
 
 
 def _tick(x: float) -> str:

@@ -157,17 +157,17 @@ def compare_losses(config: CompareConfig) -> None:
         InputError: data, a teacher or pictures that cannot be used, or a training that failed.
     """
     enable_compilation_cache()
+    # Whatever is given is opened before the trainings, which take long.
+    test = None if config.test is None else ExampleSet.of(config.test, config.max_pairs)
     gold = GoldSet.load(config.own_gold)
     gold_dataset = TripletDataset(config.gold or stylise_gold_set(config, gold))
     runs = {loss: [config.run(loss, seed) for seed in config.seeds] for loss in LOSSES}
+    first = runs["L1"][0]
     # All losses of a seed before the next seed: a comparison stands as early as can be.
     ensure_all(run for column in zip(*runs.values(), strict=True) for run in column)
 
-    first = runs["L1"][0]
     sets = {
-        HELD_OUT: ExampleSet.of(config.test, config.max_pairs)
-        if config.test
-        else ExampleSet(held_out_triplets(first.workdir, config.max_pairs)),
+        HELD_OUT: test or ExampleSet(held_out_triplets(first.workdir, config.max_pairs)),
         GOLD: ExampleSet([(gold_dataset, range(len(gold_dataset)))]),
     }
     judge = Judge(structure=False)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from evaluation.report import write_text
-from evaluation.study import machine
+from evaluation.study import machine, read_kept
 from triplets import InputError
 
 CARDS_GB = (2, 4, 6, 8, 10, 12, 16, 24, 32, 48, 80)
@@ -91,10 +91,10 @@ def measure_costs(config: CostConfig) -> None:
     """Count all models, run those that were not run here, then write the report.
 
     Raises:
-        InputError: a model or a device that cannot be used.
+        InputError: a model or a device that cannot be used, or a damaged cost.json.
     """
     path = config.out / "cost.json"
-    costs = {} if config.fresh or not path.is_file() else json.loads(path.read_text())["costs"]
+    costs = {} if config.fresh or not path.is_file() else read_kept(path).get("costs", {})
     cases = [
         *(Case("teacher", model, size) for model in config.teachers for size in config.sizes),
         *(Case("student", model, size) for model in config.students for size in config.sizes),

@@ -23,6 +23,8 @@ from evaluation.runs import TrainingRun
 from student_jax.data import Triplets, open_triplets
 from student_jax.pretrained import open_student
 from student_jax.stylise import Stylist
+from triplets import DatasetError, InputError
+from triplets.format import load_json
 
 Values = dict[str, list[float]]
 """By measure, its value of every picture."""
@@ -95,7 +97,19 @@ def kept(path: Path, take: Callable[[], dict]) -> dict:
     """What `take` returns, from a JSON file where that holds it already."""
     if not path.is_file():
         write_text(path, json.dumps(take(), indent=2))
-    return json.loads(path.read_text())
+    return read_kept(path)
+
+
+def read_kept(path: Path) -> dict:
+    """Figures of an earlier time.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    try:
+        return load_json(path)
+    except DatasetError as error:
+        raise InputError(f"{error}; delete the file, to measure again.") from error
 
 
 def judged(run: TrainingRun, judge: Judge, examples: ExampleSet) -> Values:

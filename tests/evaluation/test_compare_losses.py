@@ -260,6 +260,13 @@ def test_sigterm_reaches_the_command(tmp_path, monkeypatch):
         call("waits.py")
 
 
+def test_a_missing_test_set_is_told_before_any_training(dump, tmp_path, monkeypatch):
+    monkeypatch.setattr("evaluation.runs.call", None)
+    config = CompareConfig(dump, test=tmp_path / "missing", out=tmp_path / "runs", gold=dump)
+    with pytest.raises(InputError, match="missing"):
+        module.compare_losses(config)
+
+
 def test_a_failing_command_is_named(tmp_path, monkeypatch):
     (tmp_path / "fails.py").write_text("raise SystemExit(3)")
     monkeypatch.setattr("evaluation.runs.SCRIPTS", tmp_path)

@@ -6,7 +6,8 @@ import tyro
 
 from evaluation.ablations import AblationConfig
 from evaluation.compare_losses import CompareConfig
-from evaluation.study import command_line
+from evaluation.study import command_line, kept
+from triplets import InputError
 
 DATA = Path("my data")
 
@@ -26,3 +27,12 @@ def test_a_report_shows_the_command_that_makes_it(config):
 def test_the_command_leaves_out_where_things_lie():
     config = AblationConfig("styles", DATA, points=(24.0, 64), out=DATA, report=DATA)
     assert command_line(config) == "--study styles --data 'my data' --points 24 64"
+
+
+def test_figures_are_taken_once(tmp_path):
+    path = tmp_path / "figures.json"
+    for mse in (0.5, 0.7):
+        assert kept(path, lambda mse=mse: {"mse": mse}) == {"mse": 0.5}
+    path.write_text('{"mse": 0.')
+    with pytest.raises(InputError, match=r"figures.json: .*; delete the file, to measure again"):
+        kept(path, lambda: {"mse": 0.5})
