@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from evaluation.evaluate import held_out_triplets
 from evaluation.gold_set import GoldSet
+from evaluation.intervals import interval
 from evaluation.measures import MEASURES, Judge
 from evaluation.report import cell, finite, heading, write_figure, write_text
 from evaluation.runs import TrainingRun, ensure_all, ensure_dump
@@ -24,7 +25,6 @@ from evaluation.study import (
     Values,
     baselines,
     command_line,
-    interval,
     judged,
     machine,
     mean_and_spread,

@@ -1,7 +1,7 @@
 """Which measures there are, and taking them of stylised pictures."""
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -12,6 +12,7 @@ from jaxtyping import Float32
 from evaluation.frechet import art_fid, frechet_distance
 from evaluation.histogram_loss import histogram_loss
 from evaluation.inception import Inception
+from evaluation.intervals import interval
 from evaluation.perceptual import LPIPS, ContentStructureDistance, GramDistance, load_vgg19
 from evaluation.pixels import (
     brightness,
@@ -95,8 +96,9 @@ class Judgement:
 
     measures: dict[str, dict[str, float]]
     """By method, by measure: the mean over the examples; of sets: the one figure."""
-    spread: dict[str, dict[str, float]]
-    """Likewise, the standard deviation over the examples."""
+    intervals: dict[str, dict[str, tuple[float, float]]]
+    """Likewise, 95 % intervals of the means (`evaluation.intervals`); none of sets, of infinite
+    figures and of a single example."""
     count: int
     """Examples."""
     missing: dict[str, str] = field(default_factory=dict)
@@ -192,9 +194,9 @@ class Judge:
         """
         values = defaultdict(lambda: defaultdict(list))
         features = defaultdict(list)
-        count = 0
+        pairs = []
         for example in examples:
-            count += 1
+            pairs.append(example.ids)
             results = {name: method(example) for name, method in methods.items()}
             seen(example, results)
             shown = results if example.teacher is None else {"teacher": example.teacher} | results
@@ -208,16 +210,16 @@ class Judge:
         measures = {
             name: {m: float(np.mean(v)) for m, v in of.items()} for name, of in values.items()
         }
-        spread = {name: {m: _deviation(v) for m, v in of.items()} for name, of in values.items()}
+        intervals = {name: _intervals(of, pairs) for name, of in values.items()}
         missing = dict(self.missing)
-        if self._inception and count > 1:
+        if self._inception and len(pairs) > 1:
             styles = np.stack(features[None])
             for name, of in measures.items():
                 of["fid"] = frechet_distance(np.stack(features[name]), styles)
                 of["art_fid"] = art_fid(of["fid"], of["content_lpips"])
         elif self._inception:
             missing |= dict.fromkeys(OF_SETS, "a set needs two pictures at least")
-        return Judgement(measures, spread, count, missing)
+        return Judgement(measures, intervals, len(pairs), missing)
 
 
 def on_pictures(function: Callable[[Picture, Picture], Picture]) -> Method:
@@ -225,6 +227,12 @@ def on_pictures(function: Callable[[Picture, Picture], Picture]) -> Method:
     return lambda example: function(example.content, example.style)
 
 
-def _deviation(values: list[float]) -> float:
-    # The teacher's PSNR to itself is infinite.
-    return float(np.std(values)) if np.isfinite(values).all() else 0.0
+def _intervals(
+    values: dict[str, list[float]], pairs: Sequence[tuple[str, str]]
+) -> dict[str, tuple[float, float]]:
+    """By measure, where all of its values are finite."""
+    names = [name for name, of in values.items() if np.isfinite(of).all()]
+    if len(pairs) < 2 or not names:
+        return {}
+    ends = interval(np.stack([values[name] for name in names], axis=1), pairs)
+    return {name: (float(low), float(high)) for name, low, high in zip(names, *ends, strict=True)}

@@ -31,6 +31,7 @@ table {{ border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: 
 th, td {{ padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: right }}
 th:first-child, td:first-child {{ text-align: left }}
 td.best {{ font-weight: 600 }}
+td small {{ display: block; font-weight: 400; color: #666; white-space: nowrap }}
 .pictures td {{ padding: .15rem; border: 0 }}
 .pictures th, .pictures td {{ text-align: center }}
 .pictures img {{ width: 100%; min-width: 6rem; max-width: 16rem; display: block }}
@@ -75,9 +76,14 @@ def markdown_table(judgement: Judgement, first: str) -> str:
 
 
 def notes(judgement: Judgement) -> list[str]:
-    """What each measure is, and which are missing and why."""
+    """What each measure is, where its interval is, and which are missing and why."""
     measures = shown_measures(judgement)
     lines = [f"{heading(m)}: {MEASURES[m].meaning}; {_reading(m)}." for m in measures]
+    if any(judgement.intervals.values()):
+        lines.append(
+            "Means over pictures have 95 % intervals for other contents and styles like these, in "
+            "report.html and measures.json."
+        )
     return lines + [
         f"{MEASURES[m].title} is missing: {reason}." for m, reason in judgement.missing.items()
     ]
@@ -96,8 +102,7 @@ def finite(figures: Mapping[str, float]) -> dict[str, float | None]:
 def json_text(judgement: Judgement, **about: object) -> str:
     """All figures with what they are about; strict JSON, an infinite figure becomes null."""
     fields = asdict(judgement)
-    for group in ("measures", "spread"):
-        fields[group] = {name: finite(of) for name, of in fields[group].items()}
+    fields["measures"] = {name: finite(of) for name, of in judgement.measures.items()}
     return json.dumps(about | fields, indent=2, allow_nan=False)
 
 
@@ -118,7 +123,8 @@ def html_page(
     ]
     for method, values in judgement.measures.items():
         cells = (
-            f"<td{' class=best' if best[m] == method else ''}>{cell(m, values.get(m))}</td>"
+            f"<td{' class=best' if best[m] == method else ''}>{cell(m, values.get(m))}"
+            f"{_ends(judgement, method, m)}</td>"
             for m in measures
         )
         table.append(f"<tr><td>{html.escape(method)}</td>{''.join(cells)}</tr>")
@@ -133,6 +139,13 @@ def html_page(
         remarks="".join(f"<li>{html.escape(remark)}</li>" for remark in remarks),
         pictures="".join(pictures),
     )
+
+
+def _ends(judgement: Judgement, method: str, measure: str) -> str:
+    if measure not in judgement.intervals[method]:
+        return ""
+    low, high = (cell(measure, end) for end in judgement.intervals[method][measure])
+    return f"<small>{low} to {high}</small>"
 
 
 def _best(judgement: Judgement, measure: str) -> str | None:

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 
 from evaluation.baselines import BASELINES
 from evaluation.evaluate import spread, triplet_examples, triplet_ids
+from evaluation.intervals import interval
 from evaluation.measures import Example, Judge, on_pictures
 from evaluation.overlap import seen_in_training
 from evaluation.report import cell, write_text
@@ -131,31 +132,6 @@ def judged(run: TrainingRun, judge: Judge, examples: ExampleSet) -> Values:
 def means(values: Values) -> dict[str, float]:
     """Of each measure, the mean over the pictures."""
     return {measure: float(np.mean(of)) for measure, of in values.items()}
-
-
-def interval(
-    values: Float[np.ndarray, " pictures"], pairs: Sequence[tuple[str, str]], draws: int = 10_000
-) -> tuple[float, float]:
-    """95 % interval of a mean over pictures, for other contents and styles like these.
-
-    Pictures that share a content or a style are alike, so both are drawn with replacement, and a
-    picture counts as often as both of its own were (Owen, "The pigeonhole bootstrap", Annals of
-    Applied Statistics, 2007).
-
-    Args:
-        values: of each picture.
-        pairs: its content and its style.
-        draws: of the bootstrap, always the same ones.
-    """
-    rng = np.random.default_rng(0)
-    weights = np.ones((draws, len(values)))
-    for column in zip(*pairs, strict=True):
-        names, rows = np.unique(column, return_inverse=True)
-        weights *= rng.multinomial(len(names), [1 / len(names)] * len(names), draws)[:, rows]
-    total = weights.sum(axis=1)
-    drawn = total > 0  # a draw may miss every pair of a sparse list
-    low, high = np.quantile(weights[drawn] @ values / total[drawn], (0.025, 0.975))
-    return float(low), float(high)
 
 
 def side(differences: Float[np.ndarray, "seeds pictures"], pairs: Sequence[tuple[str, str]]) -> int:

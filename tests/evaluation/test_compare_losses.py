@@ -24,7 +24,7 @@ from evaluation.compare_losses import (
 from evaluation.gold_set import GoldSet
 from evaluation.overlap import seen_in_training
 from evaluation.runs import SCRIPTS, TrainingRun, call, ensure_all
-from evaluation.study import MEASURED, ExampleSet, interval
+from evaluation.study import MEASURED, ExampleSet
 from student_jax.config import TrainConfig
 from student_jax.train import train
 from triplets import ImageSet, InputError, TripletDataset, TripletWriter
@@ -106,20 +106,6 @@ def test_summary_counts_the_verdicts():
     assert "chance alone does in one of 4 cases" in summary(FIGURES)
     alone = make_figures(**{loss: runs_of(seeds=1) for loss in ("L1", "L2", "L3")})
     assert "undecided: 8. A verdict takes 3 seeds; here there are 1." in summary(alone)
-
-
-def test_interval_over_contents_and_styles():
-    # Two contents: half of the draws hold both once, a quarter the first or the second twice.
-    values = np.array([0.0, 0.0, 1.0, 1.0])
-    assert interval(values, PAIRS) == (0.0, 1.0)
-    assert interval(np.full(4, 0.3), PAIRS) == pytest.approx((0.3, 0.3))
-    # Many independent pictures, each of its own content and style: near the normal interval,
-    # whose deviation the drawing of both widens by sqrt(3) (Owen 2007; here within 10 %).
-    rng = np.random.default_rng(0)
-    values = rng.standard_normal(400)
-    low, high = interval(values, [(f"c{i}", f"s{i}") for i in range(400)])
-    half = 1.96 * np.sqrt(3) * values.std() / 20
-    assert (high - low) / 2 == pytest.approx(half, rel=0.1)
 
 
 def test_table_has_mean_and_spread():

@@ -70,8 +70,19 @@ def test_fid_and_art_fid_of_methods_by_hand(judge):
     assert not {"fid", "art_fid"} & judgement.missing.keys()
 
 
+def test_means_have_intervals_and_sets_have_none(judge):
+    judgement = judge.of_methods({"mine": result_of, "copy": copy}, EXAMPLES)
+    measured = judgement.measures["mine"].keys()
+    assert judgement.intervals["mine"].keys() == measured - {"fid", "art_fid"}
+    # Two contents of one style: a quarter of the draws holds either of them alone.
+    brightness = [judge.of_pair(result_of(e), e)["brightness"] for e in EXAMPLES]
+    assert judgement.intervals["mine"]["brightness"] == pytest.approx(tuple(sorted(brightness)))
+    assert "psnr" not in judgement.intervals["teacher"]  # infinite to itself
+
+
 def test_a_set_of_one_picture_has_no_fid(judge):
     judgement = judge.of_methods({"mine": result_of}, EXAMPLES[:1])
+    assert judgement.intervals["mine"] == {}
     for name in ("fid", "art_fid"):
         assert name not in judgement.measures["mine"]
         assert judgement.missing[name] == "a set needs two pictures at least"
