@@ -2,6 +2,7 @@ import hashlib
 import itertools
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from evaluation.ablations import (
     Figures,
     Plan,
     Variant,
+    ablate,
     count_parameters,
     draw_curve,
     paragraph,
@@ -155,3 +157,10 @@ def test_the_gram_study_is_beside_l1(dataset):
 def test_points_that_make_no_curve(study, points, dump):
     with pytest.raises(ValueError, match="points are"):
         AblationConfig(study, dump, points=points)
+
+
+def test_a_missing_matplotlib_is_told_before_any_training(dump, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setattr("evaluation.runs.call", None)
+    with pytest.raises(InputError, match="drawing curves needs matplotlib"):
+        ablate(AblationConfig("gram", dump, out=tmp_path))
