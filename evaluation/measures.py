@@ -54,7 +54,8 @@ MEASURES: dict[str, Measure] = {
     "content_lpips": Measure("content LPIPS", "lower", 3, "LPIPS (alex) to the content"),
     "cfsd": Measure("CFSD", "lower", 4, "content feature structural distance (VGG19)"),
     "cfsd_vgg16": Measure(
-        "CFSD (VGG16)", "lower", 4, "the same with the bundled VGG16: compare within a table only"
+        *("CFSD (VGG16)", "lower", 4),
+        "content feature structural distance (bundled VGG16): compare within a table only",
     ),
     "style_gram": Measure("style Gram", "lower", 3, "relative distance of Gram matrices (VGG16)"),
     "style_histogram": Measure(
@@ -67,7 +68,8 @@ MEASURES: dict[str, Measure] = {
     "fid": Measure("FID", "lower", 2, "to the styles, art Inception, plain at this sample size"),
     "art_fid": Measure("ArtFID", "lower", 2, "(1 + content LPIPS) (1 + FID)"),
 }
-TO_TEACHER = ("mse", "psnr", "ssim", "lpips")
+MIN_PICTURES = 5
+"""Contents and styles that an interval takes: fewer say too little about others."""
 OF_SETS = ("fid", "art_fid")
 
 
@@ -98,7 +100,7 @@ class Judgement:
     """By method, by measure: the mean over the examples; of sets: the one figure."""
     intervals: dict[str, dict[str, tuple[float, float]]]
     """Likewise, 95 % intervals of the means (`evaluation.intervals`); none of sets, of infinite
-    figures and of a single example."""
+    figures and of fewer than `MIN_PICTURES`."""
     count: int
     """Examples."""
     missing: dict[str, str] = field(default_factory=dict)
@@ -231,8 +233,8 @@ def _intervals(
     values: dict[str, list[float]], pairs: Sequence[tuple[str, str]]
 ) -> dict[str, tuple[float, float]]:
     """By measure, where all of its values are finite."""
-    names = [name for name, of in values.items() if np.isfinite(of).all()]
-    if len(pairs) < 2 or not names:
+    if min(len(set(column)) for column in zip(*pairs, strict=True)) < MIN_PICTURES:
         return {}
+    names = [name for name, of in values.items() if np.isfinite(of).all()]
     ends = interval(np.stack([values[name] for name in names], axis=1), pairs)
     return {name: (float(low), float(high)) for name, low, high in zip(names, *ends, strict=True)}

@@ -1,11 +1,13 @@
 """FID and ArtFID from pictures to figures, with a stand-in for the network."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from evaluation.inception import Inception
+from evaluation.intervals import interval
 from evaluation.measures import Example, Judge
 from evaluation.perceptual import LPIPS
 from triplets import InputError
@@ -71,13 +73,19 @@ def test_fid_and_art_fid_of_methods_by_hand(judge):
 
 
 def test_means_have_intervals_and_sets_have_none(judge):
-    judgement = judge.of_methods({"mine": result_of, "copy": copy}, EXAMPLES)
-    measured = judgement.measures["mine"].keys()
-    assert judgement.intervals["mine"].keys() == measured - {"fid", "art_fid"}
-    # Two contents of one style: a quarter of the draws holds either of them alone.
-    brightness = [judge.of_pair(result_of(e), e)["brightness"] for e in EXAMPLES]
-    assert judgement.intervals["mine"]["brightness"] == pytest.approx(tuple(sorted(brightness)))
+    examples = [replace(EXAMPLES[i % 2], ids=(f"c{i}", f"s{i}")) for i in range(5)]
+    judgement = judge.of_methods({"copy": copy}, examples)
+    of_copy = judgement.intervals["copy"]
+    assert of_copy.keys() == judgement.measures["copy"].keys() - {"fid", "art_fid"}
+    values = np.array([judge.of_pair(copy(e), e)["brightness"] for e in examples])
+    expected = interval(values, [e.ids for e in examples])
+    assert of_copy["brightness"] == pytest.approx(tuple(expected))
     assert "psnr" not in judgement.intervals["teacher"]  # infinite to itself
+
+
+def test_few_pictures_have_no_intervals(judge):
+    examples = [replace(EXAMPLES[0], ids=(f"c{i}", f"s{i % 4}")) for i in range(8)]
+    assert judge.of_methods({"copy": copy}, examples).intervals["copy"] == {}
 
 
 def test_a_set_of_one_picture_has_no_fid(judge):
