@@ -122,7 +122,8 @@ class Plan:
     question: str
     axis: str
     variants: Sequence[Variant]
-    logarithmic: bool = True
+    categorical: bool = False
+    """Whether the axis names its variants instead of counting something."""
     column: str | None = None
     """Head of the variants' column in the table; None: the axis."""
 
@@ -242,7 +243,7 @@ def plan_gram(
         Variant("L2 (sum)", 2.0, "L2"),
     ]
     question = "What does the reduction of the Gram term change?"
-    return Plan(question, "loss and reduction", variants, logarithmic=False)
+    return Plan(question, "loss and reduction", variants, categorical=True)
 
 
 PLANS: dict[Study, Callable[..., Plan]] = {
@@ -338,7 +339,7 @@ def subset(dataset: TripletDataset, rows: Sequence[int], folder: Path) -> Triple
 
 
 def draw_curve(plan: Plan, figures: Figures, path: Path) -> None:
-    """Every seed as a point and their mean as a line, one panel a measure.
+    """Every seed as a point, one panel a measure; a line, or of categories a bar, is the mean.
 
     Raises:
         InputError: matplotlib is not installed.
@@ -349,10 +350,15 @@ def draw_curve(plan: Plan, figures: Figures, path: Path) -> None:
         values = [figures.seeds(variant, measure) for variant in plan.variants]
         for place, of_variant in zip(x, values, strict=True):
             axes.plot([place] * len(of_variant), of_variant, "o", color="C0", alpha=0.4)
-        axes.plot(x, [np.mean(of_variant) for of_variant in values], "-", color="C0")
-        if plan.logarithmic:
+        means = [np.mean(of_variant) for of_variant in values]
+        if plan.categorical:
+            axes.plot(x, means, "_", color="C0", markersize=40)
+            axes.margins(x=0.25)
+            axes.set_xticks(x, [variant.label for variant in plan.variants])
+        else:
+            axes.plot(x, means, "-", color="C0")
             axes.set_xscale("log", base=2)
-        axes.set_xticks(x, [_tick(v.x) if plan.logarithmic else v.label for v in plan.variants])
+            axes.set_xticks(x, [_tick(place) for place in x])
         axes.minorticks_off()
         axes.set_xlabel(plan.axis)
         axes.set_ylabel(f"{MEASURES[measure].title} to the teacher")

@@ -3,6 +3,7 @@ import itertools
 import json
 import shutil
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -128,8 +129,11 @@ def test_paragraph_and_curve_follow_from_the_figures(tmp_path, dump):
     assert "MSE to the teacher, 16 against 8: no sure difference (-33.3 %; lower in 2 of 3" in text
     assert "LPIPS to the teacher, 16 against 8: better (-20.0 %; lower in 3 of 3 seeds)." in text
     assert "least mean squared error is that of 16, not surely below that of 8." in text
-    draw_curve(plan, of, tmp_path / "curve.png")
-    assert read_image(tmp_path / "curve.png").shape[2] == 3
+    drawn = []
+    for categorical in (False, True):
+        draw_curve(replace(plan, categorical=categorical), of, tmp_path / "curve.png")
+        drawn.append(read_image(tmp_path / "curve.png"))
+    assert not np.array_equal(*drawn)  # no line joins categories
     config = AblationConfig("triplets", dump, points=(1234567.0,), seeds=(0, 4), max_pairs=9)
     report = report_text(config, plan, of, "nine pictures")
     assert f"--study triplets --data {dump} --points 1234567 --seeds 0 4 --max-pairs 9" in report
