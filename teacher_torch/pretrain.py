@@ -7,6 +7,7 @@ themselves in the workdir and continue from there; each training sample is a fun
 (seed, stage, index), so a continued run sees what an unbroken one would.
 """
 
+import itertools
 import json
 import math
 import os
@@ -28,7 +29,7 @@ from tqdm import tqdm
 
 from teacher_torch.dump import open_device
 from teacher_torch.perceptual import VGG16, feature_distance
-from triplets import InputError, training_files
+from triplets import InputError, read_image, training_files
 from triplets.atomic import atomic_write, make_folder
 
 NULL_TEXT_SEED = 0
@@ -147,8 +148,7 @@ class AugmentedCrops(Dataset):
     def __getitem__(self, index: int) -> Float[Tensor, "3 size size"]:
         rng = np.random.default_rng((*self.seed, index))
         group = self.groups[index % len(self.groups)]
-        with Image.open(group[rng.integers(len(group))]) as file:
-            image = file.convert("RGB")
+        image = Image.fromarray(read_image(group[rng.integers(len(group))]))
         side = int(min(image.size) * rng.uniform(self.min_scale, 1.0))
         left = int(rng.integers(image.width - side + 1))
         top = int(rng.integers(image.height - side + 1))
@@ -364,13 +364,17 @@ def pretrain(config: PretrainConfig) -> None:
     """Train both stages, or what is left of them, and write the model to `config.out`.
 
     Raises:
-        InputError: a folder or a device that cannot be used, or a workdir of other settings.
+        InputError: a folder, a picture or a device that cannot be used, or a workdir of other
+            settings.
     """
     open_device(config.device)
-    # Listed before anything is written: folders that cannot be used leave nothing behind.
+    # Read before anything is written: what cannot be used leaves nothing behind, and a damaged
+    # picture is found now instead of hours later.
     folders = (config.photos, config.paintings)
     small_crops = AugmentedCrops(folders, config.autoencoder_crop, 0.5, (config.seed, 1))
     crops = AugmentedCrops(folders, config.image_size, 0.6, (config.seed, 2))
+    for file in tqdm([*itertools.chain(*crops.groups)], desc="pictures", unit="picture"):
+        read_image(file)
     make_folder(config.workdir)
     check_settings(config)
     torch.manual_seed(config.seed)

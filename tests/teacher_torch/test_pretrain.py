@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from teacher_torch import StyleID, StyleIDConfig, pretrain
 from teacher_torch.components import load_components
 from teacher_torch.measure import MeasureConfig, load_held_out, measure_teacher
 from teacher_torch.pretrain import AugmentedCrops, PretrainConfig
-from triplets import InputError, is_held_out
+from triplets import ImageError, InputError, is_held_out
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +108,16 @@ def test_folders_without_pictures_leave_nothing_behind(folders, tmp_path):
     assert not (tmp_path / "work").exists()
     with pytest.raises(InputError, match='--device "abacus" cannot be used here'):
         pretrain.pretrain(dataclasses.replace(config(folders, tmp_path / "work"), device="abacus"))
+
+
+def test_a_damaged_picture_is_named_before_the_training(folders, tmp_path):
+    photos = tmp_path / "photos"
+    shutil.copytree(folders[0], photos)
+    damaged = AugmentedCrops((photos,), 32, 0.5, (0, 1)).groups[0][-1]
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    with pytest.raises(ImageError, match=damaged.name):
+        pretrain.pretrain(config((photos, folders[1]), tmp_path / "work"))
+    assert not (tmp_path / "work").exists()
 
 
 @pytest.mark.parametrize(
