@@ -123,6 +123,16 @@ def test_full_memory_halves_the_rows_a_call(config, monkeypatch, tmp_path, capsy
         dump(replace(config, out=tmp_path / "none"))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "capability", "warns"),
+    [("bfloat16", "AVX2", True), ("bfloat16", "AVX512", False), ("float32", "AVX2", False)],
+)
+def test_imitated_bfloat16_is_warned_of(config, dtype, capability, warns, monkeypatch, capsys):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    dump(replace(config, dtype=dtype))
+    assert ("only imitates bfloat16" in capsys.readouterr().err) is warns
+
+
 def test_memory_budget_decides_the_rows_a_call(config, capsys):
     with pytest.raises(InputError, match=r"--memory-budget 0\.0001: the networks, 2 contents"):
         dump(replace(config, memory_budget=1e-4))
