@@ -15,7 +15,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 Q := outputs/quickstart
-SAMPLES := assets/samples
+SAMPLES := triplets/bundled/samples
 
 # One photo and two paintings of the samples are held out of the training, and its validation and the
 # evaluation use nothing else. Each step continues or keeps what an earlier run left.

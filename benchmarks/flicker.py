@@ -17,10 +17,10 @@ import numpy as np
 import tyro
 from PIL import Image
 
-from assets import SAMPLES
-from student_jax.stylise import Stylist
-from student_jax.video import Smoother
+from student_jax.inference.stylist import Stylist
+from student_jax.inference.video import Smoother
 from triplets import float_from_uint8, read_image
+from triplets.bundled import SAMPLES
 
 MARGIN = 16
 """Pixels from the border that are not judged: the previous frame may not have seen them."""

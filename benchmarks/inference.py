@@ -29,7 +29,7 @@ import tyro
 from fresh_process import table_cells
 from PIL import Image
 
-from assets import SAMPLES
+from triplets.bundled import SAMPLES
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def measure(worker: Worker) -> None:
         from flax import nnx
 
         from student_jax import STTR, STTRConfig
-        from student_jax.stylise import Stylist
+        from student_jax.inference.stylist import Stylist
 
         stylist = Stylist(STTR(getattr(STTRConfig, worker.student)(), rngs=nnx.Rngs(0)))
         encoded = {}

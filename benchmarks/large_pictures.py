@@ -18,7 +18,7 @@ import tyro
 from fresh_process import table_cells
 from PIL import Image
 
-from assets import SAMPLES
+from triplets.bundled import SAMPLES
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def _row(worker: Worker, limit_s: float) -> str:
 def measure(worker: Worker) -> None:
     """Print one row."""
     from student_jax.compilation import enable_compilation_cache
-    from student_jax.stylise import Stylist
+    from student_jax.inference.stylist import Stylist
     from triplets import InputError
     from triplets.memory import PeakGrowth
 

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from assets import SAMPLES
-from student_jax.pretrained import open_student
-from student_jax.stylise import Stylist
+from student_jax.inference.stylist import Stylist
+from student_jax.weights.folder import open_student
 from triplets import float_from_uint8, read_image
+from triplets.bundled import SAMPLES
 
 BANDS = ((0, 16), (16, 32), (32, 64), (64, None))
 """Pixels from the nearer of the lower and the right border."""

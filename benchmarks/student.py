@@ -24,12 +24,12 @@ from flax import nnx
 from torch_sttr import TorchSTTR
 
 from student_jax import STTR, STTRConfig
-from student_jax.config import TrainConfig
-from student_jax.convert import sttr_to_torch
-from student_jax.models.attention import CPU_SCORE_BYTES, attention
-from student_jax.objective import LOSSES, make_objective
-from student_jax.train_state import create_train_state, make_optimiser
-from student_jax.train_step import train_step
+from student_jax.nets.attention import CPU_SCORE_BYTES, attention
+from student_jax.students.sttr.convert import sttr_to_torch
+from student_jax.training.config import TrainConfig
+from student_jax.training.objective import LOSSES, make_objective
+from student_jax.training.train_state import create_train_state, make_optimiser
+from student_jax.training.train_step import train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +201,7 @@ def our_step(
     step = partial(train_step, graphdef=graphdef, objective=objective, tx=tx, config=settings)
     # A copy, because the step donates its state.
     state = create_train_state(jax.tree.map(jnp.array, variables), settings.model, tx)
-    with mock.patch("student_jax.models.attention.CPU_SCORE_BYTES", score_bytes):
+    with mock.patch("student_jax.nets.attention.CPU_SCORE_BYTES", score_bytes):
         compiled = jax.jit(step, donate_argnums=0).lower(state, batch, features).compile()
 
     def run():

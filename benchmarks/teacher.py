@@ -30,9 +30,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from teacher_torch import StyleID, StyleIDConfig
-from teacher_torch.components import Components
-from teacher_torch.ddim import adain
-from teacher_torch.pretrain import build_autoencoder, build_scheduler, build_unet
+from teacher_torch.latent_diffusion import Components
+from teacher_torch.mini.pretrain import build_autoencoder, build_scheduler, build_unet
+from teacher_torch.styleid.ddim import adain
 
 MIB = 1024**2
 

@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from teacher_torch import Inversion, StyleID, StyleIDConfig
-from teacher_torch.components import load_components
+from teacher_torch.latent_diffusion import load_components
 from teacher_torch.pixels import to_model_range, to_uint8
 from triplets import contact_sheet, crop_and_resize, read_image
 from triplets.atomic import atomic_write

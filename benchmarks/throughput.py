@@ -32,14 +32,15 @@ import tyro
 from flax import nnx
 from fresh_process import table_cells
 
-from student_jax.config import STTRConfig, TrainConfig
-from student_jax.flops import count_flops
-from student_jax.models.position_encoding import position_encoding
-from student_jax.models.sttr import STTR
-from student_jax.objective import LOSSES, make_objective
-from student_jax.progress import peak_flops
-from student_jax.train_state import create_train_state, make_optimiser
-from student_jax.train_step import train_step
+from student_jax.nets.flops import count_flops
+from student_jax.students.sttr.config import STTRConfig
+from student_jax.students.sttr.model import STTR
+from student_jax.students.sttr.position_encoding import position_encoding
+from student_jax.training.config import TrainConfig
+from student_jax.training.objective import LOSSES, make_objective
+from student_jax.training.progress import peak_flops
+from student_jax.training.train_state import create_train_state, make_optimiser
+from student_jax.training.train_step import train_step
 
 Kind = Literal["forward", "training", "training without dropout"]
 

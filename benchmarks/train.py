@@ -20,14 +20,14 @@ import jax
 import numpy as np
 import tyro
 
-from student_jax import sharding
-from student_jax.config import TrainConfig
-from student_jax.data import load_sources, training_batches
-from student_jax.flops import count_flops
-from student_jax.objective import LOSSES, load_features, make_objective
-from student_jax.train import initial_weights
-from student_jax.train_state import create_train_state, make_optimiser
-from student_jax.train_step import train_step
+from student_jax.nets.flops import count_flops
+from student_jax.training import sharding
+from student_jax.training.config import TrainConfig
+from student_jax.training.data import load_sources, training_batches
+from student_jax.training.objective import LOSSES, load_features, make_objective
+from student_jax.training.train import initial_weights
+from student_jax.training.train_state import create_train_state, make_optimiser
+from student_jax.training.train_step import train_step
 from triplets import ImageSet, TripletWriter
 
 

@@ -2,7 +2,7 @@
 
 from command import run
 
-from evaluation.ablations import AblationConfig, ablate
+from experiments.ablations import AblationConfig, ablate
 
 if __name__ == "__main__":
     run(ablate, AblationConfig, __doc__)

@@ -2,7 +2,7 @@
 
 from command import run
 
-from evaluation.compare_losses import CompareConfig, compare_losses
+from experiments.compare_losses import CompareConfig, compare_losses
 
 if __name__ == "__main__":
     run(compare_losses, CompareConfig, __doc__)

@@ -8,7 +8,7 @@ import torch
 from command import run
 from safetensors.torch import save
 
-from evaluation.inception import Inception
+from student_jax.evaluation.measures.inception import Inception
 from triplets import InputError
 from triplets.atomic import atomic_write
 

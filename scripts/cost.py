@@ -2,7 +2,7 @@
 
 from command import run
 
-from evaluation.cost import CostConfig, measure_costs
+from experiments.cost import CostConfig, measure_costs
 
 if __name__ == "__main__":
     run(measure_costs, CostConfig, __doc__)

@@ -2,7 +2,7 @@
 
 from command import run
 
-from student_jax.demo import DemoConfig, demo
+from student_jax.demo.server import DemoConfig, demo
 
 if __name__ == "__main__":
     run(demo, DemoConfig, __doc__)

@@ -2,7 +2,7 @@
 
 from command import run
 
-from evaluation.evaluate import EvaluateConfig, evaluate
+from student_jax.evaluation.evaluate import EvaluateConfig, evaluate
 
 if __name__ == "__main__":
     run(evaluate, EvaluateConfig, __doc__)

@@ -2,7 +2,7 @@
 
 from command import run
 
-from student_jax.export import ExportConfig, export
+from student_jax.export.export import ExportConfig, export
 
 if __name__ == "__main__":
     run(export, ExportConfig, __doc__)

@@ -2,7 +2,7 @@
 
 from command import run
 
-from teacher_torch.measure import MeasureConfig, measure_teacher
+from teacher_torch.mini.measure import MeasureConfig, measure_teacher
 
 if __name__ == "__main__":
     run(measure_teacher, MeasureConfig, __doc__)

@@ -2,7 +2,7 @@
 
 from command import run
 
-from student_jax.stylise_files import StyliseConfig, stylise_files
+from student_jax.inference.command import StyliseConfig, stylise_files
 
 if __name__ == "__main__":
     run(stylise_files, StyliseConfig, __doc__)

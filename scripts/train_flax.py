@@ -3,8 +3,8 @@
 import tyro
 from command import run
 
-from student_jax.config import TrainConfig
-from student_jax.train import train
+from student_jax.training.config import TrainConfig
+from student_jax.training.train import train
 
 PRESETS = {
     name: (preset.__doc__, preset(data=tyro.MISSING, workdir=tyro.MISSING))

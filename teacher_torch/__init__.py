@@ -1,6 +1,6 @@
-"""The teacher: StyleID on diffusers, in PyTorch."""
+"""The teachers, in PyTorch on diffusers."""
 
-from teacher_torch.config import StyleIDConfig
-from teacher_torch.styleid import Inversion, StyleID
+from teacher_torch.styleid.config import StyleIDConfig
+from teacher_torch.styleid.teacher import Inversion, StyleID
 
 __all__ = ["Inversion", "StyleID", "StyleIDConfig"]

@@ -18,16 +18,16 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from teacher_torch.components import Components, load_components
-from teacher_torch.config import StyleIDConfig
 from teacher_torch.dump import open_device
-from teacher_torch.pretrain import (
+from teacher_torch.latent_diffusion import Components, load_components
+from teacher_torch.mini.pretrain import (
     build_autoencoder,
     build_scheduler,
     build_unet,
     null_text_embedding,
 )
-from teacher_torch.styleid import StyleID
+from teacher_torch.styleid.config import StyleIDConfig
+from teacher_torch.styleid.teacher import StyleID
 from triplets import InputError
 from triplets.memory import PeakGrowth
 

@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from teacher_torch.components import Components, load_components
-from teacher_torch.config import StyleIDConfig
+from teacher_torch.latent_diffusion import Components, load_components
 from teacher_torch.memory import GIB, MemoryNeed, free_bytes
 from teacher_torch.pairs import plan_pairs
 from teacher_torch.pixels import to_model_range, to_uint8
-from teacher_torch.styleid import StyleID, side_multiple
+from teacher_torch.styleid.config import StyleIDConfig
+from teacher_torch.styleid.teacher import StyleID, side_multiple
 from teacher_torch.work import Work
 from triplets import InputError, TripletWriter, load_images, open_source
 from triplets.format import load_array

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from teacher_torch.pixels import to_model_range
-from teacher_torch.styleid import Inversion, StyleID
+from teacher_torch.styleid.teacher import Inversion, StyleID
 
 GROUP = 16
 """Pictures that are inverted together."""

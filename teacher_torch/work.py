@@ -13,7 +13,7 @@ from tqdm import tqdm
 from teacher_torch.inversions import InversionCache
 from teacher_torch.memory import GIB, MemoryNeed, is_out_of_memory, release_cached_memory
 from teacher_torch.pixels import to_uint8
-from teacher_torch.styleid import StyleID
+from teacher_torch.styleid.teacher import StyleID
 from triplets import ImageSet, InputError, TripletWriter
 
 

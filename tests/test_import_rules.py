@@ -7,18 +7,17 @@ import pytest
 
 RULES = {
     "triplets": ("torch", "jax", "tensorflow", "diffusers"),
-    "assets": ("torch", "jax", "numpy"),
     "losses": ("torch", "flax", "student_jax", "teacher_torch", "triplets"),
-    "evaluation": ("torch", "diffusers", "transformers", "teacher_torch", "tensorflow"),
+    "experiments": ("torch", "diffusers", "transformers", "teacher_torch", "tensorflow"),
     "student_jax": (
         "torch",
         "diffusers",
         "transformers",
         "teacher_torch",
-        "evaluation",
+        "experiments",
         "tensorflow",
     ),
-    "teacher_torch": ("jax", "flax", "student_jax", "losses", "evaluation", "tensorflow"),
+    "teacher_torch": ("jax", "flax", "student_jax", "losses", "experiments", "tensorflow"),
 }
 
 

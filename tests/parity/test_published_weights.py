@@ -12,8 +12,8 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from student_jax import STTR, STTRConfig, convert
-from student_jax.pretrained import open_student
-from student_jax.published import (
+from student_jax.weights.folder import open_student
+from student_jax.weights.published import (
     ExportConfig,
     ImportConfig,
     export_weights,

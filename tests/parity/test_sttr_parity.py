@@ -15,10 +15,10 @@ from torch_sttr import TorchSTTR
 
 from losses import pixel_loss
 from student_jax import STTRConfig, convert
-from student_jax.models.convolution import UpsampleConv
-from student_jax.models.imagenet import MEAN, STD
-from student_jax.models.resnet import ResNet
-from student_jax.models.transformer import EncoderLayer
+from student_jax.nets.convolution import UpsampleConv
+from student_jax.nets.imagenet import MEAN, STD
+from student_jax.nets.resnet import ResNet
+from student_jax.students.sttr.transformer import EncoderLayer
 
 FIXTURES = Path(__file__).parent / "fixtures"
 # Relative to the largest entry. The network's own float32 rounding is about 5e-6; the smallest

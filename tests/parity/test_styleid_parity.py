@@ -10,7 +10,7 @@ import torch
 from styleid_recipe import components, load, to_model_range
 
 from teacher_torch import StyleID, StyleIDConfig
-from teacher_torch.attention import Rows, StyleInjection
+from teacher_torch.styleid.attention import Rows, StyleInjection
 
 PORT = {"num_steps": 10, "injection_layers": (7, 8, 9, 10, 11), "convention": "port"}
 PORT_VARIANTS = {

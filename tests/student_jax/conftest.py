@@ -10,7 +10,8 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_opti
 
 from negatives import SIZE, negative
 
-from student_jax.config import STTRConfig, TrainConfig
+from student_jax.students.sttr.config import STTRConfig
+from student_jax.training.config import TrainConfig
 from triplets import ImageSet, TripletWriter
 
 

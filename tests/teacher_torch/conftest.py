@@ -3,7 +3,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import save_file
 
-from teacher_torch.components import load_components
+from teacher_torch.latent_diffusion import load_components
 
 
 @pytest.fixture(scope="session")

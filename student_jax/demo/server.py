@@ -1,0 +1,203 @@
+"""A web page to try a student on: served by this machine, for this machine."""
+
+import base64
+import binascii
+import io
+import json
+import threading
+from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+from jaxtyping import UInt8
+
+from student_jax.compilation import enable_compilation_cache
+from student_jax.inference.pictures import encode
+from student_jax.inference.stylist import Stylist
+from triplets import (
+    InputError,
+    decode_image,
+    float_from_uint8,
+    resize_shorter_side,
+    uint8_from_float,
+)
+from triplets.bundled import SAMPLES
+
+PAGE = Path(__file__).parent / "page" / "index.html"
+KINDS = ("content", "style")
+
+MAX_BODY_BYTES = 48 * 2**20
+"""Of a request: three pictures of 12 MB, in base64."""
+MAX_PIXELS = 40_000_000
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Serve the demo page."""
+
+    checkpoint: str = "mini"
+    """"mini" (the bundled student), the workdir of a training run, or an exported folder."""
+    host: str = "127.0.0.1"
+    """Address to listen at; anything but this machine's own lets others in."""
+    port: int = 7860
+    """Port to listen at; 0 takes a free one."""
+    max_size: int = 768
+    """Shorter side in pixels to which larger pictures are reduced."""
+
+    def __post_init__(self):
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"port is {self.port}; expected 0 to 65535")
+        if self.max_size < 1:
+            raise ValueError(f"max_size is {self.max_size}; expected 1 or more")
+
+
+def demo(config: DemoConfig) -> None:
+    """Serve until interrupted.
+
+    Raises:
+        InputError: no such student, or an address where it cannot listen.
+    """
+    enable_compilation_cache()
+    stylist = Stylist.from_pretrained(config.checkpoint)
+    with make_server(stylist, config.host, config.port, config.max_size) as server:
+        print(f"http://{config.host}:{server.server_port}/   (Ctrl-C stops)", flush=True)
+        server.serve_forever()
+
+
+def make_server(stylist: Stylist, host: str, port: int, max_size: int) -> ThreadingHTTPServer:
+    """A server of the page that is not running yet; port 0 takes a free one.
+
+    Raises:
+        InputError: the port is taken, or the address is not this machine's.
+    """
+    # One picture at a time: several would share the same cores, and multiply the memory.
+    lock = threading.Lock()
+    try:
+        return ThreadingHTTPServer((host, port), partial(_Handler, stylist, lock, max_size))
+    except OSError as error:
+        raise InputError(
+            f"cannot listen at {host}, port {port}: {error.strerror}; give another --port, or "
+            "--host."
+        ) from error
+
+
+def stylise_request(stylist: Stylist, request: dict, max_size: int) -> UInt8[np.ndarray, "h w 3"]:
+    """The picture that a request of the page asks for.
+
+    Args:
+        request: "content" and "styles" (one or two), each a data URL or "sample:NAME"; "blend"
+            (share of the second style), "strength", "preserve_colour".
+
+    Raises:
+        InputError: fields that are missing or unusable.
+    """
+    try:
+        content, styles = request.get("content"), list(request["styles"])
+        strength, blend = float(request["strength"]), float(request["blend"])
+        preserve_colour = bool(request["preserve_colour"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"not a request of this page: {error!r}.") from error
+    if not 1 <= len(styles) <= 2 or not 0 <= blend <= 1:
+        raise InputError("expected one or two styles, and a blend from 0 to 1.")
+    pixels = float_from_uint8(resize_shorter_side(_picture("content", content), max_size))
+    encoded = [stylist.encode_style(_picture("style", style)) for style in styles]
+    weights = [1.0] if len(styles) == 1 else [1 - blend, blend]
+    style = stylist.encode_style(encoded, weights)
+    return uint8_from_float(stylist(pixels, style, strength, preserve_colour=preserve_colour))
+
+
+def _samples() -> dict[str, list[str]]:
+    return {kind: sorted(path.name for path in (SAMPLES / kind).glob("*.jpg")) for kind in KINDS}
+
+
+def _picture(kind: str, given: object) -> UInt8[np.ndarray, "h w 3"]:
+    if not isinstance(given, str) or not given:
+        raise InputError(f"choose a {kind}.")
+    if given.startswith("sample:"):
+        name = given.removeprefix("sample:")
+        if name not in _samples()[kind]:
+            raise InputError(f"there is no {kind} sample {name!r}.")
+        return decode_image(SAMPLES / kind / name).pixels
+    try:
+        data = base64.b64decode(given.partition(",")[2], validate=True)
+    except binascii.Error as error:
+        raise InputError(f"the {kind} is no picture: {error}.") from error
+    return decode_image(io.BytesIO(data), name=f"the {kind}", max_pixels=MAX_PIXELS).pixels
+
+
+class _Handler(BaseHTTPRequestHandler):
+    timeout = 60  # seconds without a byte, after which a connection is closed
+
+    def __init__(self, stylist: Stylist, lock: threading.Lock, max_size: int, *args):
+        self._stylist, self._lock, self._max_size = stylist, lock, max_size
+        super().__init__(*args)
+
+    def do_GET(self):
+        kind, _, name = unquote(self.path).removeprefix("/samples/").partition("/")
+        if not self._asked_by_name():
+            return
+        if self.path == "/":
+            self._answer(PAGE.read_bytes(), "text/html; charset=utf-8")
+        elif self.path == "/samples":
+            self._answer(json.dumps(_samples()).encode(), "application/json")
+        elif kind in KINDS and name in _samples()[kind]:  # no other path is ever opened
+            self._answer((SAMPLES / kind / name).read_bytes(), "image/jpeg")
+        else:
+            self._refuse("there is nothing here.", HTTPStatus.NOT_FOUND)
+
+    def do_POST(self):
+        length = self.headers.get("Content-Length", "")
+        if not self._asked_by_name():
+            return
+        # A form of another site cannot send this type without being asked first (CORS).
+        if self.path != "/stylise" or self.headers.get_content_type() != "application/json":
+            self._refuse("expected JSON at /stylise.", HTTPStatus.NOT_FOUND)
+        elif not length.isdigit() or int(length) > MAX_BODY_BYTES:
+            limit = MAX_BODY_BYTES >> 20
+            self._refuse(
+                f"the pictures are too large; together {limit * 3 // 4} MB at most.",
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            )
+        else:
+            try:
+                request = json.loads(self.rfile.read(int(length)))
+                if not isinstance(request, dict):
+                    raise InputError("not a request of this page.")
+                with self._lock:
+                    pixels = stylise_request(self._stylist, request, self._max_size)
+                self._answer(encode(pixels, ".png"), "image/png")
+            except (InputError, json.JSONDecodeError, UnicodeDecodeError) as error:
+                self._refuse(str(error), HTTPStatus.BAD_REQUEST)
+
+    def log_message(self, format, *args):
+        pass  # what people try is nobody's business
+
+    def _asked_by_name(self) -> bool:
+        """Whether the browser asked for this machine: another site's name may lead here (DNS)."""
+        host = self.headers.get("Host", "").rpartition(":")[0] or self.headers.get("Host", "")
+        bound = self.server.server_address[0]
+        if bound not in ("127.0.0.1", "::1") or host in LOOPBACK:
+            return True
+        self._refuse("this page is for this machine.", HTTPStatus.FORBIDDEN)
+        return False
+
+    def _refuse(self, message: str, status: HTTPStatus) -> None:
+        self.close_connection = True  # what was not read must not be taken for a request
+        self._answer(json.dumps({"error": message}).encode(), "application/json", status)
+
+    def _answer(self, body: bytes, kind: str, status: HTTPStatus = HTTPStatus.OK) -> None:
+        self.send_response(status)
+        for name, value in (
+            ("Content-Type", kind),
+            ("Content-Length", str(len(body))),
+            ("X-Content-Type-Options", "nosniff"),
+            ("Content-Security-Policy", "default-src 'self' 'unsafe-inline' data: blob:"),
+        ):
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)

@@ -1,0 +1,1 @@
+"""A student for other programs: safetensors, StableHLO, ONNX."""

@@ -1,0 +1,144 @@
+"""Students in formats that other programs read: safetensors, StableHLO, ONNX."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from student_jax.students.sttr.model import STTR
+from student_jax.weights.folder import open_student, push_to_hub, save_pretrained
+from triplets import InputError
+from triplets.atomic import atomic_write, make_folder
+
+Format = Literal["safetensors", "stablehlo", "onnx"]
+EXAMPLES = Path(__file__).parent / "examples"
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Write a student as safetensors, StableHLO and ONNX, each with an example that loads it."""
+
+    out: Path
+    """Folder for the files."""
+    checkpoint: str = "mini"
+    """"mini" (the bundled student), the workdir of a training run, an exported folder or file."""
+    step: Literal["best", "latest"] | int = "best"
+    """Which checkpoint of a training run; "best" has the smallest squared error, but of a run with
+    another loss than L1 it is the latest: that error would choose the smoothest pictures."""
+    formats: tuple[Format, ...] = get_args(Format)
+    """Which formats."""
+    sizes: tuple[int, ...] = (256, 512)
+    """Sides in pixels of the square contents; StableHLO and ONNX get a file for each."""
+    style_size: int = 256
+    """Side in pixels of the square styles."""
+    push_to: str | None = None
+    """OWNER/NAME on the Hugging Face Hub to push the folder to."""
+
+    def __post_init__(self):
+        for name in ("formats", "sizes"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} is empty; expected at least one")
+        if min(*self.sizes, self.style_size) < 1:
+            raise ValueError("sizes and style_size are in pixels; expected more than 0")
+
+
+def export(config: ExportConfig) -> None:
+    """Write the files of all formats, and an example for each.
+
+    Raises:
+        InputError: no such student, a size that it cannot do, a folder that cannot be made, or a
+            missing package.
+    """
+    model = open_student(config.checkpoint, config.step)
+    for name, sides, stride in (
+        ("sizes", config.sizes, model.config.content_stride),
+        ("style_size", (config.style_size,), model.config.style_stride),
+    ):
+        for side in sides:
+            if side % stride or side < 2 * stride:
+                raise InputError(
+                    f"{name} has {side}; this student needs multiples of {stride}, "
+                    f"at least {2 * stride}."
+                )
+    make_folder(config.out)
+    if "safetensors" in config.formats:
+        save_pretrained(model, config.out)
+    for size in config.sizes:
+        for name, encoder in (("stablehlo", to_stablehlo), ("onnx", to_onnx)):
+            if name in config.formats:
+                with atomic_write(config.out / f"student-{size}.{name}") as file:
+                    file.write(encoder(model, size, config.style_size))
+    for name in config.formats:
+        shutil.copyfile(EXAMPLES / f"load_{name}.py", config.out / f"load_{name}.py")
+    for path in sorted(config.out.iterdir()):
+        print(f"{path.stat().st_size / 2**20:8.2f} MiB  {path}")
+    if config.push_to is not None:
+        print(f"pushed to {push_to_hub(config.out, config.push_to)}")
+
+
+def to_stablehlo(model: STTR, size: int, style_size: int) -> bytes:
+    """A `jax.export` artefact for CPU and CUDA, with the weights inside.
+
+    It takes content [b size size 3] and style [b style_size style_size 3], float32 in [0, 1], for
+    any b, and returns the clipped prediction, like the content.
+
+    Raises:
+        InputError: flatbuffers is missing.
+    """
+    predict = _predictor(model)
+
+    def batch(content, style):
+        # One picture at a time: how attention is cut into chunks depends on the batch size.
+        return jax.lax.map(lambda pair: predict(pair[0][None], pair[1][None])[0], (content, style))
+
+    (b,) = jax.export.symbolic_shape("b")
+    arguments = [
+        jax.ShapeDtypeStruct((b, side, side, 3), jnp.float32) for side in (size, style_size)
+    ]
+    try:
+        exported = jax.export.export(jax.jit(batch), platforms=("cpu", "cuda"))(*arguments)
+        return bytes(exported.serialize())
+    except ImportError as error:
+        raise InputError(
+            'StableHLO needs flatbuffers: pip install "style-distil[export]".'
+        ) from error
+
+
+def to_onnx(model: STTR, size: int, style_size: int) -> bytes:
+    """An ONNX model (opset 18) with the weights inside.
+
+    Inputs "content" [1 size size 3] and "style" [1 style_size style_size 3], output "stylised",
+    float32 in [0, 1].
+
+    Raises:
+        InputError: onnx is missing.
+    """
+    try:
+        from student_jax.export import jaxpr_to_onnx
+    except ImportError as error:
+        raise InputError('ONNX needs onnx: pip install "style-distil[export]".') from error
+    arguments = [
+        jax.ShapeDtypeStruct((1, side, side, 3), np.float32) for side in (size, style_size)
+    ]
+    names = ("content", "style")
+    return jaxpr_to_onnx.to_onnx(
+        _predictor(model), arguments, names, "stylised"
+    ).SerializeToString()
+
+
+def _predictor(model: STTR):
+    graphdef, state = nnx.split(model)
+
+    def predict(
+        content: Float[Array, "b h w 3"], style: Float[Array, "b h2 w2 3"]
+    ) -> Float[Array, "b h w 3"]:
+        return jnp.clip(nnx.merge(graphdef, state)(content, style), 0, 1)
+
+    return predict

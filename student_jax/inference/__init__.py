@@ -1,0 +1,1 @@
+"""Stylising pictures, folders and videos with a student."""

@@ -1,0 +1,103 @@
+"""What stylising one picture costs a student: parameters, arithmetic, time, memory.
+
+    python -m student_jax.inference.cost MODEL SIZE count|run
+
+prints one line of JSON. MODEL is "mini" or "reference", with untrained weights, since costs do not
+depend on their values, or a student's folder. scripts/cost.py calls this.
+"""
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from flax import nnx
+
+from student_jax.nets.flops import count_flops
+from student_jax.students.sttr.config import STTRConfig
+from student_jax.students.sttr.model import STTR
+from student_jax.weights.folder import open_student
+from triplets import InputError
+from triplets.memory import PeakGrowth
+
+PRESETS = {"mini": STTRConfig.mini, "reference": STTRConfig.reference}
+SMALL = 64
+"""Pixels a side of the picture that sets things up."""
+
+
+def build(model: str) -> STTR:
+    """A student by preset or folder."""
+    if model not in PRESETS:
+        return open_student(model)
+    return nnx.jit(lambda: STTR(PRESETS[model](), rngs=nnx.Rngs(0)))()
+
+
+def program(model: STTR):
+    """The prediction as a pure function of (state, content, style), and the state."""
+    graphdef, state = nnx.split(model)
+    return jax.jit(lambda s, content, style: nnx.merge(graphdef, s)(content, style)), state
+
+
+def count(name: str, size: int) -> dict[str, int]:
+    """Parameters, and floating-point operations of one picture; see `count_flops`."""
+    model = nnx.eval_shape(lambda: build(name))
+    predict, state = program(model)
+    image = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
+    flops = count_flops(predict.trace(state, image, image).jaxpr)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    return {"parameters": parameters, "flops": flops}
+
+
+def run(name: str, size: int) -> dict[str, int | float | str | None]:
+    """Seconds (the median of five, compilation left out) and peak memory in bytes of one picture.
+
+    The memory of a GPU is the peak of its allocator; that of a CPU is the weights and what the
+    process grows by for the first picture, None where the system does not tell.
+    """
+    predict, state = program(build(name))
+
+    def compiled(size: int) -> Callable[[], float]:
+        image = np.zeros((1, size, size, 3), np.float32)
+        executable = predict.lower(state, image, image).compile()
+
+        def timed() -> float:
+            start = time.perf_counter()
+            executable(state, image, image).block_until_ready()
+            return time.perf_counter() - start
+
+        return timed
+
+    compiled(SMALL)()  # the first call also sets things up
+    timed = compiled(size)
+    with PeakGrowth() as grown:
+        timed()
+    peak = _peak_bytes(state, grown.bytes)
+    device = jax.devices()[0]
+    return {
+        "seconds": statistics.median(timed() for _ in range(5)),
+        "peak_bytes": peak,
+        "device": device.device_kind if device.platform != "cpu" else "CPU",
+        "dtype": "float32",
+    }
+
+
+def _peak_bytes(state: nnx.State, grown: int | None) -> int | None:
+    """Peak memory of a picture, weights included, for which the process grew by `grown` bytes."""
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        return (device.memory_stats() or {}).get("peak_bytes_in_use")
+    if grown is None:
+        return None
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + grown
+
+
+if __name__ == "__main__":
+    model, size, what = sys.argv[1:]
+    try:
+        measures = (count if what == "count" else run)(model, int(size))
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    print(json.dumps(measures))

@@ -1,0 +1,1 @@
+"""The students, each a folder with its configuration and its model."""

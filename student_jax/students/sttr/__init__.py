@@ -1,0 +1,1 @@
+"""STTR as its paper has it."""

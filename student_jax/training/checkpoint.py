@@ -1,0 +1,212 @@
+"""Orbax checkpoints of training runs, and students loaded from them.
+
+A workdir holds config.json and checkpoints/STEP/ with the items
+
+    student     averaged parameters and statistics: all that inference needs
+    state       step, raw parameters, optimiser
+    metrics     of the validation at this step
+"""
+
+import json
+from dataclasses import MISSING, asdict, fields, replace
+from pathlib import Path
+from typing import Literal
+
+import jax
+import orbax.checkpoint as ocp
+from flax import nnx
+from jax.sharding import SingleDeviceSharding
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+
+from student_jax.students.sttr.config import STTRConfig
+from student_jax.students.sttr.model import STTR
+from student_jax.training.config import TrainConfig
+from student_jax.training.train_state import TrainState, trained
+from triplets import InputError
+from triplets.atomic import atomic_write
+
+BEST_METRIC = "mse"
+"""Validation metric whose smallest value marks the best checkpoint."""
+
+
+class Checkpoints:
+    """The checkpoints of one workdir: the latest two and the best are kept.
+
+    Saving is asynchronous and atomic: a step is listed when it is whole. Use as a context manager,
+    which waits for saves under way.
+    """
+
+    def __init__(self, workdir: Path, *, read_only: bool = False):
+        options = ocp.CheckpointManagerOptions(
+            best_fn=_validation_error,  # without it no metrics are stored
+            best_mode="min",
+            preservation_policy=AnyPreservationPolicy(
+                # Without the latest, a run could not continue; BestN alone would drop it.
+                [LatestN(2), BestN(n=1, get_metric_fn=_validation_error, reverse=True)]
+            ),
+            read_only=read_only,
+        )
+        self._manager = ocp.CheckpointManager((workdir / "checkpoints").absolute(), options=options)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._manager.close()
+
+    def steps(self) -> list[int]:
+        """All steps that can be restored, in order."""
+        return sorted(self._manager.all_steps())
+
+    def best_step(self) -> int:
+        """Of all steps that can be restored, the one with the smallest validation error."""
+        return self._manager.best_step()
+
+    def save(self, state: TrainState, metrics: dict[str, float]) -> None:
+        """Save everything that continues the run, under the state's step; returns early."""
+        self._manager.save(
+            int(state.step),
+            args=ocp.args.Composite(
+                student=ocp.args.StandardSave(_student_item(state)),
+                state=ocp.args.StandardSave(_state_item(state)),
+            ),
+            metrics=metrics,
+            force=True,
+        )
+
+    def restore(self, step: int, like: TrainState) -> TrainState:
+        """The state at `step`, which may come from other devices.
+
+        Args:
+            like: `jax.ShapeDtypeStruct`s with the shardings that the arrays shall have.
+        """
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                student=ocp.args.StandardRestore(_student_item(like)),
+                state=ocp.args.StandardRestore(_state_item(like)),
+            ),
+        )
+        student, state = restored["student"], restored["state"]
+        return replace(
+            like,
+            step=state["step"],
+            params=state["params"],
+            opt_state=state["opt_state"],
+            ema_params=student["params"],
+            stats=student["stats"],
+        )
+
+    def restore_student(self, step: int, model: STTR) -> None:
+        """Fill an abstract model (`nnx.eval_shape`) with the averaged parameters at `step`."""
+        _, params, stats = nnx.split(model, trained(model.config), ...)
+        device = SingleDeviceSharding(jax.local_devices()[0])
+        item = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
+            {"params": params, "stats": stats},
+        )
+        restored = self._manager.restore(
+            step, args=ocp.args.Composite(student=ocp.args.StandardRestore(item))
+        )
+        nnx.update(model, restored["student"]["params"], restored["student"]["stats"])
+
+
+def _validation_error(metrics: dict[str, float]) -> float:
+    return metrics[BEST_METRIC]
+
+
+def _student_item(state: TrainState) -> dict:
+    return {"params": state.ema_params, "stats": state.stats}
+
+
+def _state_item(state: TrainState) -> dict:
+    return {"step": state.step, "params": state.params, "opt_state": state.opt_state}
+
+
+def save_config(workdir: Path, config: TrainConfig, made_from: dict) -> None:
+    """Write the run's configuration to config.json, with what it was made from."""
+    content = asdict(config) | {"made_from": made_from}
+    with atomic_write(workdir / "config.json") as file:
+        file.write(json.dumps(content, indent=2, default=str).encode())
+
+
+def load_config(workdir: Path) -> dict:
+    """The run's configuration as a dictionary of JSON values.
+
+    Raises:
+        InputError: the folder is not the workdir of a training run.
+    """
+    try:
+        return json.loads((workdir / "config.json").read_text())
+    except FileNotFoundError as error:
+        raise InputError(
+            f'"{workdir}" is not the workdir of a training run: it has no config.json; '
+            "scripts/train_flax.py makes such a folder."
+        ) from error
+    except ValueError as error:
+        raise InputError(f"{workdir / 'config.json'} is not JSON: {error}") from error
+
+
+def check_config(config: TrainConfig) -> None:
+    """Refuse to overwrite another run, or to continue one with other settings.
+
+    Raises:
+        InputError: names what to do, or the first setting that differs.
+    """
+    if not (config.workdir / "config.json").exists():
+        return
+    if not config.resume:
+        raise InputError(
+            f'"{config.workdir}" holds a run already: give --resume to continue it, or another '
+            "--workdir."
+        )
+    stored, given = load_config(config.workdir), json.loads(json.dumps(asdict(config), default=str))
+    for field in fields(config):
+        # A setting that did not exist when the run began had its default.
+        default = None if field.default is MISSING else field.default
+        before = stored.get(field.name, default)
+        if field.name not in config.RUN_ONLY and before != given[field.name]:
+            raise InputError(
+                f'the run in "{config.workdir}" has {field.name} = {before}, not '
+                f"{given[field.name]}: --resume continues with the same settings."
+            )
+
+
+def load_student(workdir: Path, step: int | Literal["best", "latest"] = "best") -> STTR:
+    """The student of a training run, with averaged parameters, on one device.
+
+    Args:
+        step: "best" is the step with the smallest squared error on validation triplets; of a run
+            that minimises more than that, the latest: a squared error prefers smooth pictures.
+
+    Raises:
+        InputError: not a workdir, no checkpoint yet, no such step, or weights that do not fit.
+    """
+    fields = load_config(workdir)
+    try:
+        config = STTRConfig.from_dict(fields["model"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{workdir / 'config.json'} does not describe a student: {error}"
+        ) from error
+    if not (workdir / "checkpoints").is_dir():
+        raise InputError(f'"{workdir}" has no checkpoints yet.')
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        steps = checkpoints.steps()
+        if not steps:
+            raise InputError(f'"{workdir}" has no checkpoints yet.')
+        if step == "best" and fields.get("loss") == "L1":
+            step = checkpoints.best_step()
+        elif step in ("best", "latest"):
+            step = steps[-1]
+        if step not in steps:
+            raise InputError(f'"{workdir}" has no checkpoint of step {step}, only of {steps}.')
+        model = nnx.eval_shape(lambda: STTR(config, rngs=nnx.Rngs(0)))
+        try:
+            checkpoints.restore_student(step, model)
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise InputError(
+                f'checkpoint {step} of "{workdir}" cannot be read: {reason}'
+            ) from error
+    return model

@@ -1,0 +1,173 @@
+"""Settings of a training."""
+
+import dataclasses
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from student_jax.students.sttr.config import STTRConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Distil a teacher's triplets into a student; checkpoints and figures go to the workdir."""
+
+    data: tuple[str, ...]
+    """Triplet datasets: folders as scripts/dump_teacher.py writes them, or tfds:NAME:SPLIT."""
+    workdir: Path
+    """Folder for config.json, checkpoints/, samples/, metrics.jsonl, TensorBoard events and
+    summary.json."""
+    model: STTRConfig
+    """The student's architecture."""
+    resume: bool = False
+    """Continue the run in the workdir exactly where its latest checkpoint is."""
+    init_from: str | None = None
+    """Start from a student: "mini" (the bundled one), another run's workdir, an exported folder, or
+    one that scripts/import_weights.py wrote."""
+    data_weights: tuple[float, ...] = ()
+    """How often each of several datasets is drawn from, relative to the others; by default alike,
+    whatever their sizes."""
+    validation: str | None = None
+    """Triplet dataset to validate on; by default a part of the training data is held out."""
+    held_out_fraction: float = 0.1
+    """Share of the contents and of the styles that is held out without --validation."""
+    loss: Literal["L1", "L2", "L3", "perceptual", "texture"] = "L1"
+    """L1 = MSE, L2 = 0.5 MSE + 0.5 Gram, L3 = 0.7 MSE + 0.3 Gram, perceptual = MSE + 0.01 distance
+    of features, texture = MSE + 0.1 difference of the amount of texture + 0.1 relative
+    Gram distance to the teacher + 0.06 to the style."""
+    features: Literal["vgg16", "vgg19"] = "vgg16"
+    """Network whose features all but L1 compare: VGG16 is bundled; VGG19, the study's, is
+    downloaded once."""
+    features_crop: int | None = None
+    """Side of the part of each crop of which features are compared; by default, and where it is
+    larger, the whole, which takes a CPU several times longer than a small student itself."""
+    vgg19_weights: str = "timm/vgg19.tv_in1k"
+    """Repository of the Hugging Face Hub, or file with torchvision's names (.safetensors, or .pth
+    where PyTorch is installed)."""
+    gram_reduction: Literal["sum", "mean"] = "sum"
+    """Reduction of the squared Gram differences of a layer; "mean" is smaller by channels^2."""
+    steps: int = 20_000
+    """Updates of the parameters."""
+    batch_size: int = 8
+    """Pictures a step, over all devices of all processes."""
+    accumulate: int = 1
+    """Parts of a batch that are handled one after the other, to save memory."""
+    image_size: int | None = None
+    """Reduce pictures until their shorter side is this before crops are cut, in training alone:
+    colours are learned several times faster from small pictures."""
+    crop_size: int = 256
+    """Side of the training crops in pixels."""
+    learning_rate: float = 1e-4
+    """Peak of the schedule."""
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    """After a linear warm-up: a cosine to zero, a tenth after two thirds of the steps (as STTR's
+    authors), or no change."""
+    backbone_rate: float = 0.1
+    """Learning rate of the backbones relative to the rest."""
+    warmup_steps: int = 500
+    """Steps in which the learning rate grows from zero to its peak."""
+    weight_decay: float = 1e-4
+    """Of AdamW."""
+    clip_norm: float = 0.1
+    """Largest global norm of the gradients."""
+    ema_decay: float = 0.999
+    """Of the averaged parameters, which are validated and used."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the computation; parameters, optimiser and losses stay float32."""
+    remat: bool = False
+    """Compute each transformer layer again in the backward pass, to save memory."""
+    checkpoint_every: int = 1000
+    """Steps between two validations, each with samples and a checkpoint."""
+    validation_pairs: int = 64
+    """Held-out triplets at most that a validation looks at."""
+    seed: int = 0
+    """Of the initial parameters, the order of the data, the crops and dropout."""
+    log_every: int = 10
+    """Steps between two lines of metrics."""
+    num_workers: int = 0
+    """Processes that prepare batches; 0 uses threads of this one."""
+    fsdp: int = 1
+    """Devices over which each copy of the parameters and of the optimiser is spread."""
+    coordinator: str | None = None
+    """To train with several processes: HOST:PORT of the first, or "auto" on SLURM, Cloud TPU and
+    Open MPI."""
+    num_processes: int | None = None
+    """How many processes there are; not needed with --coordinator auto."""
+    process_id: int | None = None
+    """Which of them this is, from 0; not needed with --coordinator auto."""
+    peak_tflops: float | None = None
+    """Peak rate of a device, to print the share that is reached; known for common devices."""
+    wandb: str | None = None
+    """Project in Weights & Biases to send figures to."""
+
+    RUN_ONLY: ClassVar = frozenset(
+        {"workdir", "resume", "log_every", "num_workers", "fsdp", "coordinator", "num_processes"}
+        | {"process_id", "peak_tflops", "wandb", "remat"}
+    )
+    """Settings that decide where and how a run computes but not what, and may change between its
+    parts."""
+
+    def __post_init__(self):
+        positive = ("steps", "batch_size", "accumulate", "crop_size", "learning_rate", "clip_norm")
+        for name in (*positive, "checkpoint_every", "validation_pairs", "log_every", "fsdp"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected more than 0")
+        for name in ("backbone_rate", "warmup_steps", "weight_decay", "num_workers", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more")
+        for name in ("held_out_fraction", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 0, below 1")
+        if self.image_size is not None and self.image_size < self.crop_size:
+            raise ValueError(
+                f"image_size is {self.image_size}; expected at least crop_size ({self.crop_size})"
+            )
+        # VGG halves its input three times.
+        if self.features_crop is not None and self.features_crop < 8:
+            raise ValueError(f"features_crop is {self.features_crop}; expected at least 8")
+        for name in ("content_stride", "style_stride"):
+            stride = getattr(self.model, name)
+            if self.crop_size % stride:
+                raise ValueError(
+                    f"crop_size is {self.crop_size}; this model needs a multiple of {stride}"
+                )
+        if self.warmup_steps >= self.steps:
+            raise ValueError(
+                f"warmup_steps is {self.warmup_steps}; expected fewer than steps ({self.steps})"
+            )
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size is {self.batch_size}; expected a multiple of accumulate "
+                f"({self.accumulate})"
+            )
+        if self.data_weights and (
+            len(self.data_weights) != len(self.data) or min(self.data_weights) <= 0
+        ):
+            raise ValueError(
+                f"data_weights is {self.data_weights}; expected a positive number for each of "
+                f"{len(self.data)} datasets"
+            )
+        processes = (self.num_processes, self.process_id)
+        given = self.coordinator is not None and self.coordinator != "auto"
+        if any((value is not None) != given for value in processes):
+            raise ValueError(
+                "coordinator HOST:PORT, num_processes and process_id are given together, or none "
+                "of them, or coordinator auto alone"
+            )
+
+    @classmethod
+    def mini(cls, data: tuple[str, ...], workdir: Path) -> "TrainConfig":
+        """The mini student from scratch, light enough for a CPU."""
+        return cls(
+            data,
+            workdir,
+            STTRConfig.mini(),
+            features_crop=128,
+            learning_rate=1e-3,
+            backbone_rate=1.0,
+            clip_norm=1.0,
+        )
+
+    @classmethod
+    def reference(cls, data: tuple[str, ...], workdir: Path) -> "TrainConfig":
+        """The student of the STTR paper with its authors' rates, for a GPU or TPU."""
+        return cls(data, workdir, STTRConfig.reference(), steps=200_000)

@@ -1,0 +1,100 @@
+"""What the student minimises: one of the named losses, with the network its features come from."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Key
+
+from losses import L1, L2, L3, PERCEPTUAL, TEXTURE, DistillationWeights, distillation_loss
+from student_jax.nets.vgg import VGG16, VGG19
+from student_jax.nets.vgg_weights import bundled_vgg16, vgg19_from_torch
+from student_jax.weights.published import find_weights, read_weights
+from triplets import InputError
+
+LOSSES: dict[str, DistillationWeights] = {
+    "L1": L1,
+    "L2": L2,
+    "L3": L3,
+    "perceptual": PERCEPTUAL,
+    "texture": TEXTURE,
+}
+
+FeatureNetwork = VGG16 | VGG19
+LossFunction = Callable[
+    [nnx.State, *[Float[Array, "b h w 3"]] * 3, Key[Array, ""]],
+    tuple[Float[Array, ""], dict[str, Float[Array, ""]]],
+]
+
+
+def load_features(name: Literal["vgg16", "vgg19"], vgg19_weights: str) -> FeatureNetwork:
+    """The network whose features a loss compares: the bundled VGG16, or VGG19 from elsewhere.
+
+    Args:
+        vgg19_weights: see `TrainConfig`.
+
+    Raises:
+        InputError: VGG19 without usable weights.
+    """
+    if name == "vgg16":
+        return bundled_vgg16()
+    try:
+        return vgg19_from_torch(read_weights(find_weights(vgg19_weights)))
+    except ValueError as error:
+        raise InputError(f"--vgg19-weights {vgg19_weights}: {error}") from error
+
+
+def make_objective(
+    weights: DistillationWeights,
+    features: FeatureNetwork | None,
+    gram_reduction: Literal["sum", "mean"],
+    features_crop: int | None = None,
+) -> tuple[LossFunction, nnx.State]:
+    """The loss as a pure function of (feature parameters, prediction, target, style, key).
+
+    Returns:
+        The function and the feature parameters. They travel as an argument because arrays that a
+        jitted function closes over are compiled into the program.
+
+    Args:
+        features: not needed and not computed when no term of `weights` looks at features.
+        features_crop: side of the square, drawn with the key, of which features are compared; by
+            default whole pictures. Features cost several times what a small student does.
+    """
+    if not weights.need_features:
+
+        def pixel_objective(_, prediction, target, style, key):
+            return distillation_loss(prediction, target, None, None, weights)
+
+        return pixel_objective, nnx.State({})
+    graphdef, parameters = nnx.split(features)
+
+    def objective(parameters, prediction, target, style, key):
+        network = nnx.merge(graphdef, parameters)
+
+        def part(images):
+            return images if features_crop is None else _square(images, features_crop, key)
+
+        return distillation_loss(
+            prediction,
+            target,
+            network(part(prediction)),
+            jax.lax.stop_gradient(network(part(target))),
+            weights,
+            gram_reduction,
+            jax.lax.stop_gradient(network(part(style))) if weights.style_gram else None,
+        )
+
+    return objective, parameters
+
+
+def _square(
+    images: Float[Array, "b h w 3"], side: int, key: Key[Array, ""]
+) -> Float[Array, "b h2 w2 3"]:
+    """The same square of all pictures, or as much of it as they are large."""
+    b, h, w, _ = images.shape
+    size = (min(side, h), min(side, w))
+    top, left = jax.random.randint(key, (2,), 0, jnp.array([h - size[0] + 1, w - size[1] + 1]))
+    return jax.lax.dynamic_slice(images, (0, top, left, 0), (b, *size, 3))

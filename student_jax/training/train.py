@@ -1,0 +1,265 @@
+"""Training: one function, from the data to the last checkpoint."""
+
+import json
+import math
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from student_jax.compilation import enable_compilation_cache
+from student_jax.nets.flops import count_flops
+from student_jax.students.sttr.model import STTR
+from student_jax.training import sharding
+from student_jax.training.checkpoint import BEST_METRIC, Checkpoints, check_config, save_config
+from student_jax.training.config import TrainConfig
+from student_jax.training.data import check_crops, load_sources, training_batches
+from student_jax.training.metrics import Folder, MetricWriters, TensorBoard, WeightsAndBiases
+from student_jax.training.objective import LOSSES, load_features, make_objective
+from student_jax.training.progress import Progress, TrainingError, peak_flops
+from student_jax.training.train_state import (
+    create_train_state,
+    learning_rate_schedule,
+    make_optimiser,
+)
+from student_jax.training.train_step import predict, train_step
+from student_jax.training.validation import validate
+from student_jax.weights.folder import open_student
+from student_jax.weights.provenance import library_versions, weights_sha256
+from triplets import InputError
+from triplets.atomic import atomic_write, make_folder
+
+
+def train(config: TrainConfig) -> None:
+    """Run a training to its last step; see `TrainConfig`.
+
+    Raises:
+        InputError: data, workdir or weights that cannot be used.
+        TrainingError: a figure is no longer a number; the last good checkpoint is kept.
+    """
+    # Processes and devices
+    enable_compilation_cache()
+    sharding.start_processes(config.coordinator, config.num_processes, config.process_id)
+    mesh = sharding.make_mesh(config.fsdp)
+    if config.batch_size % (mesh.size * config.accumulate):
+        raise InputError(
+            f"--batch-size {config.batch_size} cannot be split over {mesh.size} devices and "
+            f"{config.accumulate} parts."
+        )
+    first_process = jax.process_index() == 0
+    if first_process:
+        check_config(config)
+        if starts_from_frozen_noise(config):
+            print(
+                "warning: the first layers of the ResNet-50 backbones stay as they start, which is "
+                "at random without --init-from; scripts/import_weights.py --kind resnet50 makes a "
+                "start from ImageNet.",
+                file=sys.stderr,
+            )
+
+    # Data
+    sources, held_out = load_sources(config.data, config.validation, config.held_out_fraction)
+    if not len(held_out):
+        raise InputError("nothing to validate on: give --validation or a --held-out-fraction.")
+    check_crops(sources, config.crop_size)
+    count = min(config.validation_pairs, len(held_out))
+    held_out = [held_out[i] for i in np.linspace(0, len(held_out) - 1, count).round().astype(int)]
+
+    # Model, objective and optimiser
+    loss_weights = LOSSES[config.loss]
+    made_from = {"libraries": library_versions()}
+    network = None
+    if loss_weights.need_features:
+        network = load_features(config.features, config.vgg19_weights)
+        made_from[config.features] = weights_sha256(nnx.state(network))
+    objective, features = make_objective(
+        loss_weights, network, config.gram_reduction, config.features_crop
+    )
+    graphdef, weights = initial_weights(config)
+    if config.init_from is not None:
+        made_from["init_from"] = weights_sha256(weights)
+    tx = make_optimiser(config)
+    fresh_state = partial(create_train_state, config=config.model, tx=tx)
+    abstract_state = sharding.placed(jax.eval_shape(fresh_state, weights), mesh)
+    placement = jax.tree.map(lambda x: x.sharding, abstract_state)
+    copies, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+
+    # Workdir: a new run, or the one that is continued
+    if first_process:
+        make_folder(config.workdir)
+    sharding.wait_for_all("workdir")
+    with Checkpoints(config.workdir) as checkpoints:
+        if checkpoints.steps():
+            state = checkpoints.restore(checkpoints.steps()[-1], abstract_state)
+        else:
+            state = jax.jit(fresh_state, out_shardings=placement)(weights)
+        features = jax.jit(lambda x: x, out_shardings=copies)(jax.device_get(features))
+        start = int(state.step)
+
+        batches = training_batches(
+            sources,
+            config.data_weights,
+            batch_size=config.batch_size,
+            crop_size=config.crop_size,
+            seed=config.seed,
+            num_workers=config.num_workers,
+            image_size=config.image_size,
+            start=start,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+        # Programs
+        step_fn = jax.jit(
+            partial(train_step, graphdef=graphdef, objective=objective, tx=tx, config=config),
+            in_shardings=(placement, split, copies),
+            out_shardings=(placement, copies),
+            donate_argnums=0,
+        )
+        validate_fn = partial(
+            validate,
+            jax.jit(
+                partial(predict, graphdef=graphdef),
+                in_shardings=(placement, split, split),
+                out_shardings=copies,
+            ),
+            triplets=held_out,
+            batch_size=config.batch_size,
+            multiple=math.lcm(config.model.content_stride, config.model.style_stride),
+            mesh=mesh,
+        )
+        peak = peak_flops(config.peak_tflops)
+        flops = None
+        if peak is not None:
+            side = config.crop_size
+            picture = jax.ShapeDtypeStruct((config.batch_size, side, side, 3), jnp.uint8)
+            batch = dict.fromkeys(("content", "style", "stylised"), picture)
+            flops = count_flops(step_fn.trace(abstract_state, batch, features).jaxpr)
+
+        # Loop
+        writers = []
+        if first_process:
+            writers = [Folder(config.workdir, start), TensorBoard(config.workdir, start)]
+        if first_process and config.wandb:
+            writers.append(WeightsAndBiases(config.workdir, config.wandb, asdict(config)))
+        # Not before: a run that cannot begin must not stand in the way of the next attempt.
+        if first_process and not (config.workdir / "config.json").exists():
+            save_config(config.workdir, config, made_from)
+        schedule = learning_rate_schedule(config)
+        metrics, stopped = {}, False
+        with (
+            MetricWriters(writers) as writer,
+            termination_flag() as terminated,
+            Progress(config, start, writer, schedule, flops, peak, first_process) as progress,
+        ):
+            try:
+                for step in range(start + 1, config.steps + 1):
+                    batch = next(batches)
+                    records = batch.pop("record").tolist()
+                    state, terms = step_fn(state, sharding.shard_batch(batch, mesh), features)
+                    progress.dispatched(step, records, terms)
+                    # Several processes have to agree, which makes them wait for each other.
+                    ask = jax.process_count() == 1 or step % config.log_every == 0
+                    stopped = ask and sharding.any_process(terminated())
+                    if step == config.steps or step % config.checkpoint_every == 0:
+                        with progress.paused():
+                            metrics, samples = validate_fn(state)
+                            if not math.isfinite(metrics[BEST_METRIC]):
+                                raise TrainingError(f"step {step} left no finite prediction")
+                            checkpoints.save(state, metrics)
+                            writer.scalars(step, _named("validation_{}", metrics))
+                            writer.picture(step, "held_out", samples)
+                    elif stopped:
+                        progress.settle()
+                        # Who sends signals does not wait for a validation: this one is no best.
+                        checkpoints.save(state, {BEST_METRIC: math.inf})
+                    if stopped:
+                        break
+            except TrainingError as error:
+                last = (checkpoints.steps() or ["none"])[-1]
+                raise TrainingError(
+                    f"{error}; the last good checkpoint is {last}. Look at these triplets, or try "
+                    "a lower --learning-rate."
+                ) from error
+
+    # Summary
+    if not first_process:
+        return
+    if start == config.steps:
+        print(f'the run in "{config.workdir}" has its {start} steps already')
+    elif stopped and step < config.steps:
+        print(f"stopped by a signal after step {step} of {config.steps}; --resume continues")
+    else:
+        summary = {
+            "steps": step,
+            "images_per_s": progress.images_per_s,
+            **_named("training_{}", progress.terms),
+            **_named("validation_{}", metrics),
+            "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+            "processes": jax.process_count(),
+            "libraries": library_versions(),
+        }
+        with atomic_write(config.workdir / "summary.json") as file:
+            file.write(json.dumps(summary, indent=2).encode())
+        print(
+            f"trained {step} steps at {progress.images_per_s or 0:.1f} images/s, "
+            f"{metrics['psnr']:.2f} dB to the teacher on {count} held-out triplets; "
+            f'see "{config.workdir}"'
+        )
+
+
+def starts_from_frozen_noise(config: TrainConfig) -> bool:
+    """Whether layers that are never trained would be random numbers."""
+    return config.model.backbone == "resnet50" and config.init_from is None
+
+
+def _named(pattern: str, values: dict[str, float]) -> dict[str, float]:
+    return {pattern.format(name): value for name, value in values.items()}
+
+
+def initial_weights(config: TrainConfig) -> tuple[nnx.GraphDef, nnx.State]:
+    """The structure of the student to train, and all its variables: new, or `config.init_from`'s.
+
+    As NumPy arrays, which every process can place on the devices of all.
+
+    Raises:
+        InputError: weights of another architecture.
+    """
+
+    def build() -> STTR:
+        dtype, rngs = jnp.dtype(config.dtype), nnx.Rngs(config.seed)
+        return STTR(config.model, dtype=dtype, remat=config.remat, rngs=rngs)
+
+    graphdef, _ = nnx.split(nnx.eval_shape(build))
+    if config.init_from is None:
+        return graphdef, jax.device_get(jax.jit(lambda: nnx.state(build()))())
+    given = open_student(config.init_from)
+    if given.config != config.model:
+        raise InputError(
+            f'--init-from "{config.init_from}" is a student of another architecture: '
+            f"{given.config}, but this run trains {config.model}."
+        )
+    return graphdef, jax.device_get(nnx.state(given))
+
+
+@contextmanager
+def termination_flag() -> Iterator[Callable[[], bool]]:
+    """A function that tells whether SIGTERM has arrived, for an orderly stop between two steps."""
+    received = False
+
+    def handle(*_):
+        nonlocal received
+        received = True
+
+    previous = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield lambda: received
+    finally:
+        signal.signal(signal.SIGTERM, previous)

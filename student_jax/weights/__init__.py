@@ -1,0 +1,1 @@
+"""Weights of students: folders of ours, files of others, the hub."""

@@ -1,0 +1,1 @@
+"""The bundled teacher model: its weights, networks and pre-training."""

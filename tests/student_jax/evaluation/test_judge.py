@@ -1,0 +1,105 @@
+"""FID and ArtFID from pictures to figures, with a stand-in for the network."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from student_jax.evaluation.judge import Example, Judge
+from student_jax.evaluation.measures.inception import Inception
+from student_jax.evaluation.measures.intervals import interval
+from student_jax.evaluation.measures.networks import LPIPS
+from triplets import InputError
+
+SIDE = 75  # the smallest that the art Inception takes
+CONTENT, STYLE, TEACHER, RESULT = (0.1, 0.9), (0.2, 0.4), (0.3, 0.3), (0.5, 0.9)
+"""The red of two pictures each; their other channels are noise."""
+
+
+def picture(seed, red):
+    image = np.random.default_rng(seed).random((SIDE, SIDE, 3)).astype(np.float32)
+    image[..., 0] = red
+    return image
+
+
+EXAMPLES = [
+    Example(
+        *(picture(i, CONTENT[i]), picture(10 + i, STYLE[i]), picture(20 + i, TEACHER[i])),
+        ids=(str(i), ""),
+    )
+    for i in range(2)
+]
+
+
+def result_of(example):
+    return picture(30, RESULT[int(example.ids[0])])
+
+
+def copy(example):
+    return example.content
+
+
+@pytest.fixture
+def judge(monkeypatch):
+    """With features of one dimension: the mean of the red channel."""
+
+    def from_file(path):
+        assert path == Path("art.safetensors")
+        return lambda images: images[..., 0].mean(axis=(1, 2))[:, None]
+
+    monkeypatch.setattr(Inception, "from_file", from_file)
+    return Judge(fid_weights=Path("art.safetensors"), structure=False)
+
+
+def test_fid_and_art_fid_of_methods_by_hand(judge):
+    judgement = judge.of_methods({"mine": result_of, "copy": copy}, EXAMPLES)
+    lpips = LPIPS()
+    # Of Gaussians in one dimension: (difference of means)^2 + (difference of deviations)^2, and
+    # the deviation of two numbers is their distance by sqrt 2. Results to contents would give 0.12
+    # and results to teachers 0.24.
+    for name, image_of, fid in (
+        ("mine", result_of, (0.7 - 0.3) ** 2 + (0.4 - 0.2) ** 2 / 2),
+        ("copy", copy, (0.5 - 0.3) ** 2 + (0.8 - 0.2) ** 2 / 2),
+        ("teacher", lambda example: example.teacher, (0.3 - 0.3) ** 2 + (0.0 - 0.2) ** 2 / 2),
+    ):
+        measures = judgement.measures[name]
+        assert measures["fid"] == pytest.approx(fid, abs=1e-6)  # float32 means of 5625 pixels
+        to_content = np.mean([lpips(image_of(e), e.content) for e in EXAMPLES])
+        assert measures["art_fid"] == pytest.approx((1 + to_content) * (1 + fid), rel=1e-5)
+    mine = judgement.measures["mine"]
+    assert abs(mine["lpips"] - mine["content_lpips"]) > 1e-3  # the other LPIPS would be noticed
+    assert not {"fid", "art_fid"} & judgement.missing.keys()
+
+
+def test_means_have_intervals_and_sets_have_none(judge):
+    examples = [replace(EXAMPLES[i % 2], ids=(f"c{i}", f"s{i}")) for i in range(5)]
+    judgement = judge.of_methods({"copy": copy}, examples)
+    of_copy = judgement.intervals["copy"]
+    assert of_copy.keys() == judgement.measures["copy"].keys() - {"fid", "art_fid"}
+    values = np.array([judge.of_pair(copy(e), e)["brightness"] for e in examples])
+    expected = interval(values, [e.ids for e in examples])
+    assert of_copy["brightness"] == pytest.approx(tuple(expected))
+    assert "psnr" not in judgement.intervals["teacher"]  # infinite to itself
+
+
+def test_few_pictures_have_no_intervals(judge):
+    examples = [replace(EXAMPLES[0], ids=(f"c{i}", f"s{i % 4}")) for i in range(8)]
+    assert judge.of_methods({"copy": copy}, examples).intervals["copy"] == {}
+
+
+def test_a_set_of_one_picture_has_no_fid(judge):
+    judgement = judge.of_methods({"mine": result_of}, EXAMPLES[:1])
+    assert judgement.intervals["mine"] == {}
+    for name in ("fid", "art_fid"):
+        assert name not in judgement.measures["mine"]
+        assert judgement.missing[name] == "a set needs two pictures at least"
+
+
+def test_pictures_too_small_for_the_network(judge):
+    content, style, _, ids = vars(EXAMPLES[0]).values()
+    small = [Example(content[1:], style[1:], ids=ids)]
+    with pytest.raises(
+        InputError, match="75 x 74 px are too small to measure; expected sides of 75"
+    ):
+        judge.of_methods({"copy": copy}, small)

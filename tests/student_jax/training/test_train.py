@@ -1,0 +1,328 @@
+"""Training on tiny triplets: it learns, and an interrupted run ends as an unbroken one does."""
+
+import dataclasses
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from student_jax import STTR
+from student_jax.training.checkpoint import Checkpoints, load_student
+from student_jax.training.config import TrainConfig
+from student_jax.training.progress import TrainingError
+from student_jax.training.train import starts_from_frozen_noise, train
+from student_jax.weights.folder import save_pretrained
+from triplets import InputError
+
+# Runs a training described by JSON on the command line, in a process of its own.
+PROGRAM = """
+import json, sys
+from pathlib import Path
+from student_jax.training import sharding
+from student_jax.students.sttr.config import STTRConfig
+from student_jax.training.config import TrainConfig
+from student_jax.training.train import train
+fields = json.loads(sys.argv[1])
+fields["model"] = STTRConfig.from_dict(fields["model"])
+fields["workdir"] = Path(fields["workdir"])
+for name in ("data", "data_weights"):
+    fields[name] = tuple(fields[name])
+sharding.MIN_SHARDED_SIZE = 64  # the tiny student has no large arrays
+train(TrainConfig(**fields))
+"""
+
+
+def start(config, devices=1) -> subprocess.Popen:
+    fields = json.dumps(dataclasses.asdict(config), default=str)
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, fields], env=os.environ | {"XLA_FLAGS": flags}
+    )
+
+
+def wait_for_step(config, step, process=None):
+    path = config.workdir / "metrics.jsonl"
+    while process is None or process.poll() is None:
+        if path.exists() and f'"step": {step},' in path.read_text():
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"the run ended before step {step}")
+
+
+def lines(config):
+    """The figures of a run, without those that depend on the clock."""
+    records = map(json.loads, (config.workdir / "metrics.jsonl").read_text().splitlines())
+    return [{k: v for k, v in record.items() if k != "images_per_s"} for record in records]
+
+
+def losses(config):
+    return [record["loss"] for record in lines(config) if "loss" in record]
+
+
+def parameters(config):
+    return jax.tree.leaves(nnx.state(load_student(config.workdir, "latest")))
+
+
+def assert_same_run(config, other):
+    assert lines(config) == lines(other)
+    for a, b in zip(parameters(config), parameters(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.fixture(scope="session")
+def finished(train_settings, tmp_path_factory):
+    """An unbroken run of 12 steps."""
+    config = TrainConfig(workdir=tmp_path_factory.mktemp("finished") / "run", **train_settings)
+    train(config)
+    return config
+
+
+def test_what_a_run_leaves(finished):
+    records = lines(finished)
+    steps = [record for record in records if "loss" in record]
+    assert [record["step"] for record in steps] == list(range(1, 13))
+    assert steps[-1]["loss"] < steps[0]["loss"]
+    validated = [record["step"] for record in records if "validation_mse" in record]
+    assert validated == [4, 8, 12]
+    assert records[-1]["validation_mse"] < records[4]["validation_mse"]
+    names = sorted(path.name for path in (finished.workdir / "samples").iterdir())
+    assert names == [f"held_out-{step:07d}.png" for step in validated]
+    events = EventAccumulator(str(finished.workdir / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("loss")] == list(range(1, 13))
+    assert [event.step for event in events.Images("held_out")] == validated
+    summary = json.loads((finished.workdir / "summary.json").read_text())
+    assert summary["steps"] == 12 and summary["images_per_s"] > 0
+    assert summary["validation_mse"] == records[-1]["validation_mse"]
+    made_from = json.loads((finished.workdir / "config.json").read_text())["made_from"]
+    assert made_from["libraries"]["jax"] == jax.__version__
+
+
+def test_latest_and_best_checkpoints_are_kept(finished):
+    errors = {r["step"]: r["validation_mse"] for r in lines(finished) if "validation_mse" in r}
+    best = min(errors, key=errors.get)
+    with Checkpoints(finished.workdir, read_only=True) as checkpoints:
+        assert checkpoints.best_step() == best
+        assert {8, 12, best} == set(checkpoints.steps())
+
+
+def test_the_best_checkpoint_of_a_run_for_texture_is_the_latest(finished, monkeypatch):
+    def student(step):
+        return jax.tree.leaves(nnx.state(load_student(finished.workdir, step)))
+
+    fields = json.loads((finished.workdir / "config.json").read_text())
+    assert fields["loss"] == "L1"
+    with Checkpoints(finished.workdir, read_only=True) as checkpoints:
+        of_error = student(checkpoints.best_step())
+    for loss, expected in (("L1", of_error), ("texture", student("latest"))):
+        monkeypatch.setattr(
+            "student_jax.training.checkpoint.load_config",
+            lambda _, loss=loss: fields | {"loss": loss},
+        )
+        for a, b in zip(student("best"), expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_killed_run_continues_exactly(finished, tmp_path):
+    config = dataclasses.replace(finished, workdir=tmp_path / "run")
+    process = start(config)
+    wait_for_step(config, 6, process)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    train(dataclasses.replace(config, resume=True))
+    assert_same_run(config, finished)
+
+
+def test_sigterm_saves_and_the_run_continues_exactly(finished, tmp_path, capsys):
+    config = dataclasses.replace(finished, workdir=tmp_path / "run")
+
+    def send():
+        wait_for_step(config, 5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    train(config)
+    thread.join()
+    assert "--resume continues" in capsys.readouterr().out
+    train(dataclasses.replace(config, resume=True))
+    assert_same_run(config, finished)
+
+
+def unfinished_saves(config):
+    return list(config.workdir.glob("checkpoints/*checkpoint-tmp*"))
+
+
+def last_checkpoint(config):
+    names = [path.name for path in config.workdir.glob("checkpoints/*")]
+    return max((int(name) for name in names if name.isdigit()), default=0)
+
+
+def wait_within_save(config, process):
+    while process.poll() is None:
+        if unfinished_saves(config):
+            # Held still, to see whether the save ended just then.
+            process.send_signal(signal.SIGSTOP)
+            os.waitpid(process.pid, os.WUNTRACED)
+            if unfinished_saves(config):
+                return
+            process.send_signal(signal.SIGCONT)
+    raise AssertionError("the run ended without another save")
+
+
+@pytest.mark.slow
+def test_run_killed_again_and_again_ends_the_same(finished, tmp_path):
+    """At random moments, and in saves: there is one after every step."""
+    often = dataclasses.replace(
+        finished, workdir=tmp_path / "unbroken", steps=20, checkpoint_every=1
+    )
+    train(often)
+    config = dataclasses.replace(often, workdir=tmp_path / "run")
+    rng = random.Random(0)
+    for moment in ("any", "save", "any", "save", "any"):
+        done = last_checkpoint(config)
+        process = start(dataclasses.replace(config, resume=done > 0))
+        while last_checkpoint(config) == done:
+            assert process.poll() is None
+            time.sleep(0.01)
+        if moment == "save":
+            wait_within_save(config, process)
+        else:
+            time.sleep(rng.uniform(0, 0.3))
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        assert moment != "save" or unfinished_saves(config)
+    train(dataclasses.replace(config, resume=True))
+    assert_same_run(config, often)
+    assert not unfinished_saves(config)
+
+
+@pytest.mark.slow
+def test_devices_and_processes_do_not_change_the_run(finished, tmp_path):
+    """Four devices, also with the parameters spread over them, and two processes of two each."""
+    settings = dataclasses.asdict(finished) | {"model": finished.model, "log_every": 1}
+
+    def run(name, devices=1, **changes):
+        config = TrainConfig(**(settings | {"workdir": tmp_path / name} | changes))
+        return config, start(config, devices)
+
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        coordinator = f"localhost:{probe.getsockname()[1]}"
+    runs = [run("four", devices=4), run("spread", devices=4, fsdp=2)]
+    pair = {"coordinator": coordinator, "num_processes": 2}
+    runs += [run("processes", devices=2, process_id=i, **pair) for i in range(2)]
+    assert [process.wait() for _, process in runs] == [0] * 4
+    for config, _ in runs:
+        # Sums in another order. Adam then magnifies rounding where a gradient is truly zero.
+        np.testing.assert_allclose(losses(config), losses(finished), rtol=1e-3)
+
+    # A run may also continue on other devices than those that it began on.
+    config = dataclasses.replace(runs[1][0], resume=True, fsdp=1)
+    with Checkpoints(config.workdir) as checkpoints:
+        assert checkpoints.steps()[-1] == 12
+    for a, b in zip(parameters(config), parameters(finished), strict=True):
+        np.testing.assert_allclose(a, b, atol=3e-3)  # about the learning rate: see above
+
+
+def test_new_run_does_not_overwrite_another(finished):
+    with pytest.raises(InputError, match="holds a run already: give --resume"):
+        train(finished)
+
+
+def test_a_run_that_cannot_begin_leaves_no_run(train_config, monkeypatch):
+    """So that the corrected command may have its workdir."""
+    with pytest.raises(InputError, match=r"48 x 48 px, smaller than --crop-size 64"):
+        train(dataclasses.replace(train_config, crop_size=64))
+    assert not train_config.workdir.exists()
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(InputError, match="pip install wandb"):
+        train(dataclasses.replace(train_config, wandb="project"))
+    train(dataclasses.replace(train_config, steps=3))
+    assert json.loads((train_config.workdir / "config.json").read_text())["steps"] == 3
+
+
+def test_a_workdir_that_is_a_file(train_config):
+    train_config.workdir.write_text("mine")
+    with pytest.raises(InputError, match="a file is in the way"):
+        train(train_config)
+    assert train_config.workdir.read_text() == "mine"
+
+
+def test_resume_with_other_settings_is_refused(finished):
+    with pytest.raises(InputError, match=r"has learning_rate = 0\.003, not 0.1"):
+        train(dataclasses.replace(finished, learning_rate=0.1, resume=True))
+
+
+def test_run_from_before_a_setting_existed_continues(finished, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    fields = json.loads((finished.workdir / "config.json").read_text())
+    del fields["features_crop"]
+    (workdir / "config.json").write_text(json.dumps(fields))
+    (workdir / "checkpoints").symlink_to(finished.workdir / "checkpoints")
+    train(dataclasses.replace(finished, workdir=workdir, resume=True))
+    assert "has its 12 steps already" in capsys.readouterr().out
+
+
+def test_step_that_gives_no_number_names_its_batch(finished, tmp_path):
+    model = STTR(finished.model, rngs=nnx.Rngs(0))
+    model.tail.upsamplings[-1].bias[...] = jnp.nan
+    save_pretrained(model, tmp_path / "broken")
+    config = dataclasses.replace(
+        finished, workdir=tmp_path / "run", init_from=str(tmp_path / "broken")
+    )
+    (name,) = finished.data
+    with pytest.raises(TrainingError) as error:
+        train(config)
+    message = str(error.value)
+    assert message.startswith("step 1 gave ") and "loss nan" in message
+    assert message.count(f"{name}[") == 4 and "the last good checkpoint is none" in message
+    made_from = json.loads((config.workdir / "config.json").read_text())["made_from"]
+    assert len(made_from["init_from"]) == 64
+
+
+def test_vgg19_without_weights(train_config):
+    with pytest.raises(InputError, match="neither a file nor the name of a repository"):
+        train(
+            dataclasses.replace(train_config, loss="L2", features="vgg19", vgg19_weights="no.pth")
+        )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_size": 5, "accumulate": 2}, "batch_size is 5"),
+        ({"crop_size": 30}, "needs a multiple of 4"),
+        ({"warmup_steps": 12}, "fewer than steps"),
+        ({"data_weights": (1.0, 2.0)}, "for each of 1 datasets"),
+        ({"coordinator": "host:1"}, "given together"),
+        ({"process_id": 0}, "given together"),
+        ({"features_crop": 4}, "at least 8"),
+        ({"image_size": 16}, "at least crop_size"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+def test_settings_that_make_no_sense(train_config, change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(train_config, **change)
+
+
+def test_frozen_layers_of_random_numbers_are_noticed(tmp_path):
+    # What the reference freezes comes from ImageNet, or from another student; the mini has none.
+    reference = TrainConfig.reference(("data",), tmp_path)
+    assert starts_from_frozen_noise(reference)
+    assert not starts_from_frozen_noise(dataclasses.replace(reference, init_from="imagenet"))
+    assert not starts_from_frozen_noise(TrainConfig.mini(("data",), tmp_path))
