@@ -9,8 +9,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-from experiments.histogram_loss import histogram_loss
 from student_jax.evaluation.measures.frechet import art_fid, frechet_distance
+from student_jax.evaluation.measures.histogram_loss import histogram_loss
 from student_jax.evaluation.measures.inception import Inception
 from student_jax.evaluation.measures.intervals import interval
 from student_jax.evaluation.measures.networks import (
