@@ -11,7 +11,7 @@ help:
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[teacher,student,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
 Q := outputs/quickstart
@@ -20,13 +20,13 @@ SAMPLES := triplets/bundled/samples
 # One photo and two paintings of the samples are held out of the training, and its validation and the
 # evaluation use nothing else. Each step continues or keeps what an earlier run left.
 quickstart: $(VENV)/installed
-	$(BIN)/python scripts/dump_teacher.py --content $(SAMPLES)/content --style $(SAMPLES)/style \
+	$(BIN)/style-distil dump --content $(SAMPLES)/content --style $(SAMPLES)/style \
 	    --teacher mini --steps 10 --out $(Q)/triplets
-	$(BIN)/python scripts/train_flax.py mini --data $(Q)/triplets --workdir $(Q)/student --resume \
+	$(BIN)/style-distil train mini --data $(Q)/triplets --workdir $(Q)/student --resume \
 	    --init-from mini --loss texture --held-out-fraction 0.2 --steps 100 --warmup-steps 10 \
 	    --learning-rate 1e-4 --checkpoint-every 50
-	$(BIN)/python scripts/evaluate.py --checkpoint $(Q)/student --out $(Q)
-	$(BIN)/python scripts/stylize.py --checkpoint $(Q)/student --out $(Q)/stylised \
+	$(BIN)/style-distil evaluate --checkpoint $(Q)/student --out $(Q)
+	$(BIN)/style-distil stylize --checkpoint $(Q)/student --out $(Q)/stylised \
 	    --content $(SAMPLES)/content/eilean_donan_castle.jpg --style $(SAMPLES)/style
 
 lint: $(VENV)/installed

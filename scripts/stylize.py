@@ -1,8 +1,8 @@
-"""Stylise pictures, or folders of pictures, with a trained student."""
+"""A door to `style-distil stylize`."""
 
-from command import run
+import sys
 
-from student_jax.inference.command import StyliseConfig, stylise_files
+from style_distil.command import main
 
 if __name__ == "__main__":
-    run(stylise_files, StyliseConfig, __doc__)
+    main(["stylize", *sys.argv[1:]])

@@ -1,15 +1,8 @@
-"""Distil a teacher's triplets into an STTR student."""
+"""A door to `style-distil train`."""
 
-import tyro
-from command import run
+import sys
 
-from student_jax.training.config import TrainConfig
-from student_jax.training.train import train
-
-PRESETS = {
-    name: (preset.__doc__, preset(data=tyro.MISSING, workdir=tyro.MISSING))
-    for name, preset in (("mini", TrainConfig.mini), ("reference", TrainConfig.reference))
-}
+from style_distil.command import main
 
 if __name__ == "__main__":
-    run(train, PRESETS, __doc__)
+    main(["train", *sys.argv[1:]])

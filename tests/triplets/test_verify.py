@@ -33,7 +33,7 @@ def test_missing_and_damaged_shards_are_named(tmp_path, capsys):
 def test_command_fails_for_an_unfinished_dump(tmp_path):
     writer = make_writer(tmp_path / "data")
     writer.write_shard(0, stylise(writer.shard_pairs(0)))
-    command = [sys.executable, "scripts/dump_teacher.py", "verify", str(tmp_path / "data")]
+    command = [sys.executable, "-m", "style_distil", "triplets", "verify", str(tmp_path / "data")]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 1
     assert "pairs-00001 and 1 more shards are missing" in result.stdout

@@ -1,8 +1,0 @@
-"""Make a student of published weights: the STTR checkpoint, or ImageNet backbones."""
-
-from command import run
-
-from student_jax.weights.published import ImportConfig, import_weights
-
-if __name__ == "__main__":
-    run(import_weights, ImportConfig, __doc__)

@@ -1,8 +1,0 @@
-"""Split a folder of pictures into those to train on and the held-out tenth."""
-
-from command import run
-
-from triplets.split import SplitConfig, split_pictures
-
-if __name__ == "__main__":
-    run(split_pictures, SplitConfig, __doc__)
