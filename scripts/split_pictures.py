@@ -1,4 +1,4 @@
-"""Split a folder of pictures into those to train on and the held-out tenth."""
+"""Split a folder of pictures into those to train on and the test split, a tenth."""
 
 from command import run
 
