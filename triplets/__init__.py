@@ -1,7 +1,7 @@
 """The contract between teacher and student: picture files, picture sources, triplets on disk."""
 
 from triplets.dataset import TripletDataset
-from triplets.errors import InputError
+from triplets.errors import InputError, one_line
 from triplets.format import DatasetError, Triplet
 from triplets.images import (
     DecodedImage,
@@ -9,6 +9,7 @@ from triplets.images import (
     centre_crop,
     crop_and_resize,
     decode_image,
+    encode_image,
     float_from_uint8,
     read_image,
     resize_shorter_side,
@@ -27,7 +28,7 @@ from triplets.sources import (
     load_images,
     open_source,
 )
-from triplets.split import held_out_files, is_held_out, training_files
+from triplets.split import in_test_split, test_files, training_files
 from triplets.writer import TripletWriter
 
 __all__ = [
@@ -49,14 +50,16 @@ __all__ = [
     "contact_sheet",
     "crop_and_resize",
     "decode_image",
+    "encode_image",
     "float_from_uint8",
     "grid_sheet",
-    "held_out_files",
-    "is_held_out",
+    "in_test_split",
     "load_images",
+    "one_line",
     "open_source",
     "read_image",
     "resize_shorter_side",
+    "test_files",
     "training_files",
     "uint8_from_float",
     "write_image",

@@ -49,8 +49,8 @@ class TripletDataset:
         self.shards = list_shards(self.root)
         if not self.shards:
             raise DatasetError(
-                f"{str(root)!r} has no finished triplets yet, of {self.manifest['num_pairs']} "
-                "planned; let scripts/dump_teacher.py write some"
+                f"{str(root)!r} has none of its {self.manifest['num_pairs']} planned triplets yet; "
+                "continue the command that started it, such as style-distil dump."
             )
         self._map_lazily()
 
@@ -65,12 +65,12 @@ class TripletDataset:
         if not 0 <= position < len(self):
             raise IndexError(f"triplet {index} of {len(self)}")
         content, style = self.pairs[position]
-        place = int(np.searchsorted(self._shard_ends, position, side="right"))
-        row = position - self._shard_ends[place]  # counted from the shard's end, hence negative
+        nth = int(np.searchsorted(self._shard_ends, position, side="right"))
+        row = position - self._shard_ends[nth]  # counted from the shard's end, hence negative
         return Triplet(
             np.array(self.contents[content]),
             np.array(self.styles[style]),
-            np.array(self._stylised(place)[row]),
+            np.array(self._stylised(nth)[row]),
             self.content_ids[content],
             self.style_ids[style],
         )
@@ -117,20 +117,20 @@ class TripletDataset:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A sha256 that is another one for other pictures, ids or pairs, wherever they lie.
+        """A sha256 that differs for other pictures, ids or pairs, wherever the dataset lies.
 
-        Made of the recorded checksums; pictures are read only where there is none.
+        Made of the recorded checksums; pictures are read only where none is recorded.
         """
         parts = {}
         for name in ("contents", "styles"):
             recorded = load_json(self.root / f"{name}.json").get("sha256")
             sha256 = recorded or array_sha256(self._load_images(name))
             parts[name] = [self._load_ids(name), sha256]
-        for place, shard in enumerate(self.shards):
+        for nth, shard in enumerate(self.shards):
             name = shard_name(shard)
             parts[name] = load_json(self.root / name / "shard.json").get("sha256") or {
-                "index": array_sha256(self._indices[place]),
-                "stylised": array_sha256(self._stylised(place)),
+                "index": array_sha256(self._indices[nth]),
+                "stylised": array_sha256(self._stylised(nth)),
             }
         return hashlib.sha256(encode_json(parts)).hexdigest()
 
@@ -138,7 +138,7 @@ class TripletDataset:
         """Read everything and check it against the manifest and the checksums.
 
         Returns:
-            One sentence a fault, shards that are still missing included; empty when all is well.
+            One sentence per fault, missing shards included; empty if the dataset is intact.
         """
         faults: list[str] = []
         for name in ("contents", "styles"):
@@ -163,7 +163,7 @@ class TripletDataset:
 
     def _map_lazily(self) -> None:
         self._stylised = functools.lru_cache(_MAX_OPEN_SHARDS)(
-            lambda place: self._load_stylised(self.shards[place], len(self._indices[place]))
+            lambda nth: self._load_stylised(self.shards[nth], len(self._indices[nth]))
         )
 
     def _load_images(self, name: str) -> UInt8[np.ndarray, "n h w 3"]:
@@ -177,7 +177,7 @@ class TripletDataset:
         if not (
             isinstance(ids, list) and len(ids) == count and all(isinstance(i, str) for i in ids)
         ):
-            raise DatasetError(f"{path}: ids must be a list of {count} strings")
+            raise DatasetError(f"{path}: ids must be a list of {count} strings.")
         return ids
 
     def _load_index(self, shard: int) -> Int32[np.ndarray, "k 2"]:
@@ -186,7 +186,7 @@ class TripletDataset:
         limits = [self.manifest["num_contents"], self.manifest["num_styles"]]
         # Checked here because NumPy would take a negative row for one from the end.
         if (index < 0).any() or (index >= limits).any():
-            raise DatasetError(f"{path}: rows must be below {limits}")
+            raise DatasetError(f"{path}: rows must be at least 0 and below {limits}.")
         return index
 
     def _load_stylised(self, shard: int, rows: int) -> UInt8[np.ndarray, "k h w 3"]:
@@ -210,7 +210,7 @@ class TripletDataset:
             sha256 = {}
         index = self._load_index(shard)
         if recorded.get("rows") != len(index):
-            yield f"{folder}: index.npy has {len(index)} rows, not {recorded.get('rows')!r}"
+            yield f"{folder}: index.npy has {len(index)} rows, not {recorded.get('rows')!r}."
         yield from _verify_sha256(folder / "index.npy", index, sha256.get("index"))
         stylised = self._load_stylised(shard, len(index))
         yield from _verify_sha256(folder / "stylised.npy", stylised, sha256.get("stylised"))
@@ -224,16 +224,16 @@ class TripletDataset:
                 others = f" and {len(missing) - 1} more shards are" if missing[1:] else " is"
                 yield (
                     f"{shard_name(missing[0])}{others} missing: run the command that wrote the "
-                    "dataset again to add what is left"
+                    "dataset again to add what is left."
                 )
         if len(self) != planned:
-            yield f"{len(self)} of {planned} planned pairs are there"
+            yield f"{len(self)} of {planned} planned pairs are there."
         elif self.manifest.get("pairs_sha256") not in (None, array_sha256(self.pairs)):
-            yield "the shards hold other pairs than planned: pairs_sha256 does not fit"
+            yield "the shards hold other pairs than planned: pairs_sha256 does not match."
 
 
 def _faults(check: Iterator[str]) -> Iterator[str]:
-    """What a check finds, with the error that ends it where one does."""
+    """What a check finds, and the error that ends it, if any."""
     try:
         yield from check
     except DatasetError as error:
@@ -243,4 +243,4 @@ def _faults(check: Iterator[str]) -> Iterator[str]:
 def _verify_sha256(path: Path, array: np.ndarray, recorded: object) -> Iterator[str]:
     actual = array_sha256(array)
     if actual != recorded:
-        yield f"{path}: its sha256 is {actual}, recorded is {recorded}"
+        yield f"{path}: its sha256 is {actual}, recorded is {recorded}."

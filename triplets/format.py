@@ -10,7 +10,7 @@
     NAME.npy                    further arrays that the manifest lists (optional)
 
 manifest.json must hold `format_version` (1), `image_size` ([h, w]), `num_contents`, `num_styles`
-and `num_pairs` (planned for the whole dataset). Optional: `shard_size` (pairs a shard; lets
+and `num_pairs` (planned for the whole dataset). Optional: `shard_size` (pairs per shard; lets
 `TripletDataset.verify` name missing shards), `pairs_sha256` (of the planned int32 [num_pairs 2]
 array), `settings` (what decides the pixels), `arrays` (names and sha256 of further arrays, of
 small letters and underscores) and `provenance` (where the pixels came from).
@@ -30,7 +30,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from triplets.errors import InputError
+from triplets.errors import InputError, one_line
 
 FORMAT_VERSION = 1
 
@@ -40,7 +40,7 @@ _ARRAY_NAME = re.compile(r"[a-z][a-z_]*")
 
 
 class DatasetError(InputError):
-    """A triplet dataset cannot be read or written; the message is one line that says why."""
+    """A triplet dataset cannot be read or written; the message is one sentence."""
 
 
 class Triplet(NamedTuple):
@@ -76,7 +76,7 @@ def load_array(
 
     Args:
         path: the file.
-        shape: the expected shape, None where any length will do; None for any shape.
+        shape: the expected shape, with None for any length; None for any shape.
         dtype: the expected type of the elements, with its byte order, such as "uint8" or "<i4";
             None for any.
 
@@ -86,7 +86,7 @@ def load_array(
     try:
         array = np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError, EOFError) as error:
-        raise DatasetError(f"{path}: {_reason(error)}") from error
+        raise DatasetError(f"{path}: {one_line(error)}.") from error
     if shape is None:
         shape = array.shape
     if dtype is None:
@@ -98,7 +98,7 @@ def load_array(
         expected = ", ".join("any" if length is None else str(length) for length in shape)
         raise DatasetError(
             f"{path}: expected {np.dtype(dtype)} [{expected}], "
-            f"got {array.dtype} {list(array.shape)}"
+            f"got {array.dtype} {list(array.shape)}."
         )
     return array
 
@@ -109,7 +109,7 @@ def check_array_names(names: Iterable[str]) -> None:
         if not _ARRAY_NAME.fullmatch(name) or name in ("contents", "styles"):
             raise DatasetError(
                 f"array name {name!r}: expected small letters and underscores, and neither "
-                '"contents" nor "styles"'
+                '"contents" nor "styles".'
             )
 
 
@@ -120,13 +120,13 @@ def encode_json(value: dict) -> bytes:
 
 
 def load_json(path: Path) -> dict:
-    """Read a JSON object; raises `DatasetError` where there is none."""
+    """Read a JSON object; raises `DatasetError` if there is none."""
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise DatasetError(f"{path}: {_reason(error)}") from error
+        raise DatasetError(f"{path}: {one_line(error)}.") from error
     if not isinstance(value, dict):
-        raise DatasetError(f"{path}: expected a JSON object, got {type(value).__name__}")
+        raise DatasetError(f"{path}: expected a JSON object, got {type(value).__name__}.")
     return value
 
 
@@ -139,35 +139,30 @@ def load_manifest(root: Path) -> dict:
     path = root / "manifest.json"
     if not path.is_file():
         raise DatasetError(
-            f"{str(root)!r} is no triplet dataset: it has no manifest.json; "
-            "scripts/dump_teacher.py writes such a folder"
+            f"{str(root)!r} is not a triplet dataset: it has no manifest.json; style-distil dump "
+            "and style-distil triplets import write such folders."
         )
     manifest = load_json(path)
     if manifest.get("format_version") != FORMAT_VERSION:
         raise DatasetError(
-            f"{path}: format version {manifest.get('format_version')!r} is not known, "
-            f"this release reads version {FORMAT_VERSION}"
+            f"{path}: format version {manifest.get('format_version')!r} is not known; "
+            f"this release reads version {FORMAT_VERSION}."
         )
     image_size = manifest.get("image_size")
     if not (
         isinstance(image_size, list) and len(image_size) == 2 and all(map(_is_count, image_size))
     ):
-        raise DatasetError(f"{path}: image_size must be [height, width], got {image_size!r}")
+        raise DatasetError(f"{path}: image_size must be [height, width], got {image_size!r}.")
     for key in _REQUIRED_COUNTS:
         if not _is_count(manifest.get(key)):
-            raise DatasetError(f"{path}: {key} must be a positive whole number")
+            raise DatasetError(f"{path}: {key} must be a positive whole number.")
     if not isinstance(manifest.get("arrays", {}), dict):
-        raise DatasetError(f"{path}: arrays must be an object of names and sha256")
+        raise DatasetError(f"{path}: arrays must be an object of names and sha256.")
     check_array_names(manifest.get("arrays", {}))
     if "shard_size" in manifest and not _is_count(manifest["shard_size"]):
-        raise DatasetError(f"{path}: shard_size must be a positive whole number")
+        raise DatasetError(f"{path}: shard_size must be a positive whole number.")
     return manifest
 
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _reason(error: Exception) -> str:
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(reason.split()) or type(error).__name__

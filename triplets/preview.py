@@ -1,4 +1,4 @@
-"""The command that shows what is in a triplet dataset: figures, and a contact sheet."""
+"""The command that shows what is in a triplet dataset: figures and a contact sheet."""
 
 from dataclasses import dataclass
 from itertools import chain
@@ -15,8 +15,8 @@ from triplets.format import Triplet
 from triplets.images import write_image
 from triplets.sheet import contact_sheet
 
-PLAIN = 3.0
-"""Standard deviation, in grey levels, below which a picture shows nothing: a failed teacher."""
+BLANK = 3.0
+"""Standard deviation, in grey levels, below which a picture counts as blank: a failed teacher."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class PreviewConfig:
     cell: int = 192
     """Largest side of a picture on the sheet, in pixels."""
     sample: int = 256
-    """Triplets that the figures of the pixels are taken from, evenly spaced."""
+    """Triplets, evenly spaced, from which the pixel figures are computed."""
 
     def __post_init__(self):
         for name in ("triplets", "cell", "sample"):
@@ -54,7 +54,7 @@ def preview(config: PreviewConfig) -> None:
 
 
 def describe(dataset: TripletDataset, sample: int = 256) -> str:
-    """Counts, and figures of the pixels of `sample` triplets, in a few lines."""
+    """Counts, and pixel figures of `sample` triplets, in a few lines."""
     manifest = dataset.manifest
     height, width = manifest["image_size"]
     files = [path for path in dataset.root.rglob("*") if path.is_file()]
@@ -63,31 +63,31 @@ def describe(dataset: TripletDataset, sample: int = 256) -> str:
         f"{manifest['num_contents']} contents and {manifest['num_styles']} styles; "
         f"{sum(path.stat().st_size for path in files) / 1e9:.2f} GB",
     ]
-    for place, kind in enumerate(("content", "style")):
-        used = np.bincount(dataset.pairs[:, place], minlength=manifest[f"num_{kind}s"])
-        lines.append(f"triplets of a {kind}: {used.min()} to {used.max()}")
+    for column, kind in enumerate(("content", "style")):
+        used = np.bincount(dataset.pairs[:, column], minlength=manifest[f"num_{kind}s"])
+        lines.append(f"triplets per {kind}: {used.min()} to {used.max()}")
 
     rows = evenly_spaced(len(dataset), sample)
     figures = [_figures(dataset[row]) for row in rows]
     means, deviations, changes = (np.stack(column) for column in zip(*figures, strict=True))
     lines.append(f"pixels of {len(rows)} triplets, mean (standard deviation) of R, G, B:")
-    for place, kind in enumerate(("content", "style", "stylised")):
-        channels = zip(means[:, place].mean(0), deviations[:, place].mean(0), strict=True)
+    for column, kind in enumerate(("content", "style", "stylised")):
+        channels = zip(means[:, column].mean(0), deviations[:, column].mean(0), strict=True)
         lines.append(f"  {kind:9}" + "".join(f"{m:7.1f} ({d:4.1f})" for m, d in channels))
     to_style = np.linalg.norm(means - means[:, 1:2], axis=-1).mean(axis=0)
     lines += [
-        f"colour: contents are {to_style[0]:.1f} from their styles, stylised pictures "
-        f"{to_style[2]:.1f} (distance of the mean colours)",
-        f"change: {changes.mean():.1f} grey levels a pixel from content to stylised",
+        f"distance of the mean colour to the style's: contents {to_style[0]:.1f}, stylised "
+        f"pictures {to_style[2]:.1f}",
+        f"change from content to stylised: {changes.mean():.1f} grey levels per pixel",
     ]
-    plain = rows[(deviations[:, 2] < PLAIN).all(axis=1)]
-    if len(plain):
-        lines.append(f"{len(plain)} stylised pictures show nothing, such as triplet {plain[0]}")
+    blank = rows[(deviations[:, 2] < BLANK).all(axis=1)]
+    if len(blank):
+        lines.append(f"{len(blank)} stylised pictures are blank, such as triplet {blank[0]}'s")
     return "\n".join(lines)
 
 
 def triplet_sheet(dataset: TripletDataset, count: int, cell: int) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """Contact sheet of `count` evenly spaced triplets, two in a row."""
+    """Contact sheet of `count` evenly spaced triplets, two per row."""
     pictures = [
         [_reduced(picture, cell) for picture in dataset[row][:3]]
         for row in evenly_spaced(len(dataset), count)
@@ -98,7 +98,7 @@ def triplet_sheet(dataset: TripletDataset, count: int, cell: int) -> UInt8[np.nd
 
 
 def evenly_spaced(length: int, count: int) -> Int[np.ndarray, " n"]:
-    """At most `count` places in a sequence, the first included."""
+    """At most `count` evenly spaced indices of a sequence, starting with 0."""
     count = min(length, count)
     return np.arange(count) * length // count
 
@@ -106,7 +106,7 @@ def evenly_spaced(length: int, count: int) -> Int[np.ndarray, " n"]:
 def _figures(
     triplet: Triplet,
 ) -> tuple[Float64[np.ndarray, "3 3"], Float64[np.ndarray, "3 3"], np.float64]:
-    """Mean and standard deviation of each channel of the three pictures; how much changed."""
+    """Mean and standard deviation per channel of the three pictures; mean change of a pixel."""
     means = np.stack([picture.mean(axis=(0, 1)) for picture in triplet[:3]])
     deviations = np.stack([picture.std(axis=(0, 1)) for picture in triplet[:3]])
     return means, deviations, np.abs(triplet.stylised.astype(int) - triplet.content).mean()

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from tqdm import tqdm
 
-from triplets.errors import InputError
+from triplets.errors import InputError, one_line
 from triplets.images import (
     IMAGE_SUFFIXES,
     DecodedImage,
@@ -28,7 +28,7 @@ TFDS_SPEC = re.compile(r"tfds:(?P<name>[^\[\]]+):(?P<split>[^:\[\]]+(\[[^\[\]]*\
 
 
 class SourceError(InputError):
-    """A source of pictures cannot be used at all; the message is one line that says why."""
+    """A source of pictures cannot be used at all; the message is one sentence."""
 
 
 class Skipped(NamedTuple):
@@ -43,7 +43,7 @@ class ImageSource(Protocol):
     """Pictures with stable ids, decoded one at a time on request."""
 
     ids: Sequence[str]
-    """One id a picture, without duplicates, in the order of the indices."""
+    """One id per picture, without duplicates, in the order of the indices."""
     skipped: Sequence[Skipped]
     """What was found but is not served."""
 
@@ -58,7 +58,7 @@ class ImageFolder:
     """The pictures in a folder and the folders below it, in the order of their ids.
 
     An id is the path relative to the folder, with its suffix and with forward slashes. Hidden
-    files and folders, and files whose suffix is no picture's, are passed over. Symbolic links
+    files and folders, and files without a picture's suffix, are passed over. Symbolic links
     are followed only to files inside the folder; the others are listed in `skipped`.
 
     Raises:
@@ -68,14 +68,14 @@ class ImageFolder:
     def __init__(self, folder: str | os.PathLike):
         self.folder = Path(folder)
         if not self.folder.is_dir():
-            what = "is no folder" if self.folder.exists() else "does not exist"
-            raise SourceError(f"{str(folder)!r} {what}; expected pictures or a folder of them")
+            what = "is not a folder" if self.folder.exists() else "does not exist"
+            raise SourceError(f"{str(folder)!r} {what}; expected pictures or a folder of them.")
         self.skipped: list[Skipped] = []
         self.ids = self._list_ids()
         if not self.ids:
             refused = "".join(f"; {name!r} {reason}" for name, reason in self.skipped[:1])
             raise SourceError(
-                f"{str(folder)!r} holds no pictures ({', '.join(IMAGE_SUFFIXES)}){refused}"
+                f"{str(folder)!r} holds no pictures ({', '.join(IMAGE_SUFFIXES)}){refused}."
             )
 
     def __len__(self) -> int:
@@ -121,7 +121,7 @@ class ImageFile:
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
         if not self.path.is_file():
-            raise SourceError(f"{str(path)!r} does not exist; expected a picture")
+            raise SourceError(f"{str(path)!r} does not exist; expected a picture.")
         self.ids = [self.path.name]
         self.skipped: list[Skipped] = []
 
@@ -140,7 +140,7 @@ class TFDSImages:
     for that one step. An id is NAME:SPLIT:index.
 
     Args:
-        name: such as "imagenette/320px-v2", with configuration and version where wanted.
+        name: such as "imagenette/320px-v2", with configuration and version if wanted.
         split: such as "train" or "train[:1000]".
 
     Raises:
@@ -154,7 +154,7 @@ class TFDSImages:
         except ImportError as error:
             raise SourceError(
                 f"reading tfds:{name}:{split} needs TensorFlow Datasets: "
-                'pip install "style-distil[tfds]"'
+                'pip install "style-distil[tfds]".'
             ) from error
         try:
             features = tfds.builder(name).info.features
@@ -164,18 +164,18 @@ class TFDSImages:
                 name, split=split, decoders={self._key: tfds.decode.SkipDecoding()}
             )
         except Exception as error:
-            reason = str(error).strip().partition("\n")[0] or "no reason given"
+            reason = one_line(error)
             if isinstance(error, ImportError | NotImplementedError):
                 reason += (
                     '; prepare the dataset once with TensorFlow and file_format="array_record"'
                 )
             raise SourceError(
-                f"cannot open tfds:{name}:{split}: {type(error).__name__}: {reason}"
+                f"cannot open tfds:{name}:{split}: {type(error).__name__}: {reason}."
             ) from error
         self.ids = [f"{name}:{split}:{index}" for index in range(len(self._records))]
         self.skipped: list[Skipped] = []
         if not self.ids:
-            raise SourceError(f"tfds:{name}:{split} holds no pictures")
+            raise SourceError(f"tfds:{name}:{split} holds no pictures.")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -196,12 +196,12 @@ def open_source(spec: str) -> ImageSource:
         SourceError: nothing usable there, or tfds:... without tensorflow_datasets.
     """
     if not spec:  # which would be the current folder
-        raise SourceError("expected a folder, a picture or tfds:NAME:SPLIT, got an empty name")
+        raise SourceError("expected a folder, a picture or tfds:NAME:SPLIT, got an empty name.")
     if not spec.startswith("tfds:"):
         return ImageFile(spec) if Path(spec).is_file() else ImageFolder(spec)
     match = TFDS_SPEC.fullmatch(spec)
     if match is None:
-        raise SourceError(f"expected tfds:NAME:SPLIT such as tfds:imagenette:train, got {spec!r}")
+        raise SourceError(f"expected tfds:NAME:SPLIT such as tfds:imagenette:train, got {spec!r}.")
     return TFDSImages(match["name"], match["split"])
 
 
@@ -255,7 +255,7 @@ def load_images(
         SourceError: not one picture can be used.
     """
     if size < 1 or (limit is not None and limit < 1):
-        raise SourceError(f"size and limit must be at least 1, got {size} and {limit}")
+        raise SourceError(f"size and limit must be at least 1, got {size} and {limit}.")
     wanted = len(source) if limit is None else min(limit, len(source))
     images = np.empty((wanted, size, size, 3), np.uint8)
     ids: list[str] = []
@@ -268,7 +268,7 @@ def load_images(
             try:
                 decoded = source.load(index, at_least=size)
             except ImageError as error:
-                skipped.append(Skipped(source.ids[index], str(error)))
+                skipped.append(Skipped(source.ids[index], one_line(error)))
                 continue
             images[len(ids)] = crop_and_resize(
                 decoded.pixels, size, original_size=decoded.original_size
@@ -278,13 +278,13 @@ def load_images(
             progress.update()
     if not ids:
         raise SourceError(
-            f"none of the {len(source)} pictures can be used; the last: {skipped[-1].reason}"
+            f"none of the {len(source)} pictures can be used; the last: {skipped[-1].reason}."
         )
     return ImageSet(images[: len(ids)], ids, original_sizes), skipped
 
 
 def _image_key(features, image_feature: type) -> str:
-    """Name of the feature that holds the picture: "image" where there is one, else the only one."""
+    """Name of the feature that holds the picture: "image" if there is one, else the only one."""
     keys = [key for key, feature in features.items() if isinstance(feature, image_feature)]
     if "image" in keys:
         return "image"
@@ -294,4 +294,4 @@ def _image_key(features, image_feature: type) -> str:
 
 
 def _refuse_unreadable(error: OSError) -> None:
-    raise SourceError(f"cannot list {str(error.filename)!r}: {error.strerror}") from error
+    raise SourceError(f"cannot list {str(error.filename)!r}: {error.strerror}.") from error

@@ -1,4 +1,9 @@
-"""Which pictures of a folder no training may see."""
+"""The test split: the tenth of the pictures in a folder that no training may see.
+
+A picture belongs to it by its file name alone, so that everyone who splits a folder, whichever
+other pictures it holds, splits it alike. (What a student's training holds out of its triplets is
+another thing, its validation.)
+"""
 
 import hashlib
 import os
@@ -6,13 +11,13 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from triplets.atomic import make_folder
+from triplets.atomic import atomic_path, make_folder
 from triplets.errors import InputError
 from triplets.images import IMAGE_SUFFIXES
 
 
-def is_held_out(file_name: str) -> bool:
-    """True for the tenth of all pictures that training never sees, by the name of the file."""
+def in_test_split(file_name: str) -> bool:
+    """True for a tenth of all file names: those whose sha1 is a multiple of 10."""
     return int(hashlib.sha1(file_name.encode()).hexdigest(), 16) % 10 == 0
 
 
@@ -23,29 +28,31 @@ def training_files(folder: Path) -> list[Path]:
         InputError: there are none.
     """
     files = _picture_files(folder)
-    if chosen := sorted(file for file in files if not is_held_out(file.name)):
+    if chosen := sorted(file for file in files if not in_test_split(file.name)):
         return chosen
-    raise InputError(f"all {len(files)} pictures in {str(folder)!r} are held out; add some.")
+    raise InputError(
+        f"all {len(files)} pictures in {str(folder)!r} are in the test split; add some."
+    )
 
 
-def held_out_files(folder: Path) -> list[Path]:
-    """The pictures of a folder that training never sees, ordered by a hash of their names.
+def test_files(folder: Path) -> list[Path]:
+    """The pictures of a folder in the test split, ordered by a hash of their names.
 
     Raises:
         InputError: there are none.
     """
     files = _picture_files(folder)
-    if chosen := [file for file in files if is_held_out(file.name)]:
+    if chosen := [file for file in files if in_test_split(file.name)]:
         return sorted(chosen, key=lambda file: hashlib.sha1(file.name.encode()).hexdigest())
     raise InputError(
-        f"none of the {len(files)} pictures in {str(folder)!r} is in the held-out tenth, which a "
-        "hash of the names decides; add some."
+        f"none of the {len(files)} pictures in {str(folder)!r} is in the test split, which is "
+        "chosen by a hash of the file names; add some."
     )
 
 
 def _picture_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise InputError(f"{str(folder)!r} is no folder; expected a folder of pictures.")
+        raise InputError(f"{str(folder)!r} is not a folder; expected a folder of pictures.")
     files = [file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
     if not files:
         raise InputError(f"{str(folder)!r} holds no pictures ({', '.join(IMAGE_SUFFIXES)}).")
@@ -54,27 +61,27 @@ def _picture_files(folder: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class SplitConfig:
-    """Split a folder of pictures into OUT/train and OUT/held_out."""
+    """Split a folder of pictures into OUT/train and OUT/test."""
 
     pictures: Path
     """Folder of pictures, without subfolders."""
     out: Path
-    """Folder of the two parts; files are linked where the file system can, else copied."""
+    """Folder for both parts. Files are linked if the file system allows it, otherwise copied."""
 
 
 def split_pictures(config: SplitConfig) -> None:
     """Link every picture into its part; what is there already stays.
 
     Raises:
-        InputError: no such folder, or a file where one should be made.
+        InputError: no such folder, or a file in the place of one.
     """
     if not config.pictures.is_dir():
         raise InputError(f"--pictures {config.pictures}: no such folder.")
-    counts = {"train": 0, "held_out": 0}
+    counts = {"train": 0, "test": 0}
     for file in sorted(config.pictures.iterdir()):
         if not file.is_file():
             continue
-        part = "held_out" if is_held_out(file.name) else "train"
+        part = "test" if in_test_split(file.name) else "train"
         counts[part] += 1
         target = config.out / part / file.name
         make_folder(target.parent)
@@ -82,7 +89,6 @@ def split_pictures(config: SplitConfig) -> None:
             try:
                 os.link(file, target)
             except OSError:
-                partial = target.with_name(f".{file.name}.partial")
-                shutil.copyfile(file, partial)
-                partial.replace(target)
-    print(f"{config.out}: {counts['train']} to train on, {counts['held_out']} held out")
+                with atomic_path(target) as partial:
+                    shutil.copyfile(file, partial)
+    print(f"{config.out}: {counts['train']} in train, {counts['test']} in test")

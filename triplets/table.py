@@ -14,14 +14,14 @@ class Row(NamedTuple):
     line: int
     """Its number in the file, from 1."""
     values: list[str | None]
-    """In the order that was asked for; None where the row is too short."""
+    """In the order that was asked for; None if the row is too short."""
 
 
 def read_table(path: Path, columns: Sequence[str]) -> list[Row]:
     """The rows of a CSV file, below a header with at least these columns.
 
     Raises:
-        InputError: another header, or no CSV file at all.
+        InputError: another header, or not a CSV file.
     """
     expected = f"a CSV file in UTF-8 with the columns {', '.join(columns)}"
     try:
@@ -31,4 +31,4 @@ def read_table(path: Path, columns: Sequence[str]) -> list[Row]:
                 raise InputError(f"{path} has other columns; expected {expected}.")
             return [Row(reader.line_num, [row[name] for name in columns]) for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} is no table; expected {expected}.") from error
+        raise InputError(f"{path} is not a table; expected {expected}.") from error

@@ -30,7 +30,7 @@ class ExportConfig:
 
 
 def export_tfds(config: ExportConfig) -> None:
-    """Write the copy, which appears under its name when it is whole; else start again.
+    """Write the copy, which appears under its name only when complete.
 
     Raises:
         InputError: no tensorflow_datasets, a damaged dataset, or another copy there already.
@@ -40,7 +40,7 @@ def export_tfds(config: ExportConfig) -> None:
         builder = _builder(dataset, config.out)
     except ImportError as error:
         raise InputError(
-            'export-tfds needs TensorFlow Datasets: pip install "style-distil[tfds]"'
+            'export-tfds needs TensorFlow Datasets: pip install "style-distil[tfds]".'
         ) from error
     if Path(builder.data_dir).exists():
         raise InputError(f"{builder.data_dir} exists; remove it, or choose another --out.")

@@ -8,6 +8,7 @@ from typing import SupportsIndex
 import numpy as np
 from jaxtyping import Int
 
+from triplets.errors import one_line
 from triplets.format import Triplet
 from triplets.sources import TFDS_SPEC, SourceError
 
@@ -37,7 +38,7 @@ class TFDSTriplets:
             import tensorflow_datasets as tfds
         except ImportError as error:
             raise SourceError(
-                f'reading {spec} needs TensorFlow Datasets: pip install "style-distil[tfds]"'
+                f'reading {spec} needs TensorFlow Datasets: pip install "style-distil[tfds]".'
             ) from error
         try:
             builder = (
@@ -51,15 +52,14 @@ class TFDSTriplets:
             self._records = builder.as_data_source(split)
             self._undecoded = builder.as_data_source(split, decoders=skip)
         except Exception as error:
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            raise SourceError(f"cannot read triplets from {spec}: {reason}") from error
+            raise SourceError(f"cannot read triplets from {spec}: {one_line(error)}.") from error
 
     @classmethod
     def open(cls, spec: str) -> "TFDSTriplets":
         """Open tfds:NAME:SPLIT; raises `SourceError`."""
         match = TFDS_SPEC.fullmatch(spec)
         if match is None:
-            raise SourceError(f"expected tfds:NAME:SPLIT such as tfds:my_dump:train, got {spec!r}")
+            raise SourceError(f"expected tfds:NAME:SPLIT such as tfds:my_dump:train, got {spec!r}.")
         return cls(match["name"], match["split"])
 
     def __len__(self) -> int:

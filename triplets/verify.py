@@ -11,14 +11,14 @@ from triplets.format import DatasetError
 
 @dataclass(frozen=True)
 class VerifyConfig:
-    """Read a whole dataset, check every checksum and say what is damaged or missing."""
+    """Read a whole dataset, check every checksum and report what is damaged or missing."""
 
     root: Positional[Path]
     """Folder of the dataset."""
 
 
 def verify(config: VerifyConfig) -> None:
-    """Print one sentence a fault.
+    """Print one sentence per fault.
 
     Raises:
         DatasetError: there are faults, or no dataset.
@@ -28,5 +28,6 @@ def verify(config: VerifyConfig) -> None:
     for fault in faults:
         print(fault)
     if faults:
-        raise DatasetError(f"{str(config.root)!r} is not whole: {len(faults)} faults, named above")
-    print(f"{len(dataset)} triplets, all that were planned, and every checksum holds.")
+        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+        raise DatasetError(f"{str(config.root)!r} has {count}, listed above.")
+    print(f"{len(dataset)} triplets, all that were planned; every checksum matches.")

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from triplets.atomic import sync_folder, synced_file
+from triplets.errors import one_line
 from triplets.format import (
     FORMAT_VERSION,
     DatasetError,
@@ -60,7 +61,7 @@ class TripletWriter:
             and the checksums of the pictures decide the result.
         arrays: further arrays that belong to the settings, kept as NAME.npy; names of small
             letters and underscores.
-        shard_size: pairs a shard.
+        shard_size: pairs per shard.
         rank: number of this process, from 0.
         world_size: number of processes.
 
@@ -88,12 +89,12 @@ class TripletWriter:
         if contents.images.shape[1:] != styles.images.shape[1:]:
             raise DatasetError(
                 "contents and styles must have one size, got "
-                f"{list(contents.images.shape[1:])} and {list(styles.images.shape[1:])}"
+                f"{list(contents.images.shape[1:])} and {list(styles.images.shape[1:])}."
             )
         if shard_size < 1 or not 0 <= rank < world_size:
             raise DatasetError(
                 "expected shard_size >= 1 and 0 <= rank < world_size, got "
-                f"shard_size {shard_size}, rank {rank}, world_size {world_size}"
+                f"shard_size {shard_size}, rank {rank}, world_size {world_size}."
             )
         self.root = Path(root)
         self.pairs = _checked_pairs(pairs, len(contents), len(styles))
@@ -160,14 +161,14 @@ class TripletWriter:
         if shard not in self.missing_shards():
             raise DatasetError(
                 f"shard {shard} is not missing here: rank {self.rank} of {self.world_size} writes "
-                "each of its shards once"
+                "each of its shards once."
             )
         index = self.shard_pairs(shard)
         expected = (len(index), *self._image_shape)
         if stylised.dtype != np.uint8 or stylised.shape != expected:
             raise DatasetError(
                 f"shard {shard}: expected uint8 {list(expected)}, "
-                f"got {stylised.dtype} {list(stylised.shape)}"
+                f"got {stylised.dtype} {list(stylised.shape)}."
             )
         name = shard_name(shard)
         sha256 = {"stylised": array_sha256(stylised), "index": array_sha256(index)}
@@ -190,14 +191,14 @@ class TripletWriter:
     def _open_root(self) -> None:
         """Create the folder, or remove what an earlier run of this rank left unfinished."""
         if self.root.exists() and not self.root.is_dir():
-            raise DatasetError(f"{str(self.root)!r} is a file; expected a folder for the dataset")
+            raise DatasetError(f"{str(self.root)!r} is a file; expected a folder for the dataset.")
         self.root.mkdir(parents=True, exist_ok=True)
         names = os.listdir(self.root)
         # Asked after listing: another rank may be at work, and its manifest comes first.
         is_dataset = (self.root / "manifest.json").exists()
         if not is_dataset and any(not name.startswith(".") for name in names):
             raise DatasetError(
-                f"{str(self.root)!r} holds other files and no manifest.json; give a new folder"
+                f"{str(self.root)!r} holds other files and no manifest.json; give a new folder."
             )
         for name in names:
             match = _STAGING_NAME.fullmatch(name)
@@ -228,7 +229,7 @@ class TripletWriter:
         if difference:
             raise DatasetError(
                 f"{str(self.root)!r} was started with other settings: {difference}; "
-                "use the same settings, or another folder"
+                "use the same settings, or another folder."
             )
         difference = _first_difference(stored_provenance, provenance)
         if difference:
@@ -246,7 +247,7 @@ class TripletWriter:
         if array_sha256(stored) != sha256:
             raise DatasetError(
                 f"{path} holds other values than the given {name}; "
-                "use the same ones, or another folder"
+                "use the same ones, or another folder."
             )
 
     def _publish_images(self, name: str, image_set: ImageSet) -> None:
@@ -266,7 +267,7 @@ class TripletWriter:
         if difference:
             raise DatasetError(
                 f"{json_path} describes other pictures than the given {name}: {difference}; "
-                "use the same pictures, or another folder"
+                "use the same pictures, or another folder."
             )
 
     @contextlib.contextmanager
@@ -284,7 +285,7 @@ class TripletWriter:
             if error.errno in (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY):
                 raise DatasetError(
                     f"{path!r} was not written: the folder was removed, or another process runs "
-                    f"as rank {self.rank}; run each rank once"
+                    f"as rank {self.rank}; run each rank once."
                 ) from error
             reason = f"{error.strerror}; finished shards are kept, start again once this is mended"
             raise OSError(error.errno, reason, path) from error
@@ -305,13 +306,13 @@ def _checked_pairs(
     pairs: np.ndarray, num_contents: int, num_styles: int
 ) -> Int32[np.ndarray, "p 2"]:
     if not np.issubdtype(pairs.dtype, np.integer) or pairs.ndim != 2 or pairs.shape[1] != 2:
-        raise DatasetError(f"expected integer pairs [p 2], got {pairs.dtype} {list(pairs.shape)}")
+        raise DatasetError(f"expected integer pairs [p 2], got {pairs.dtype} {list(pairs.shape)}.")
     if len(pairs) == 0:
-        raise DatasetError("expected at least one pair")
+        raise DatasetError("expected at least one pair.")
     if (pairs < 0).any() or (pairs >= [num_contents, num_styles]).any():
         raise DatasetError(
             f"pairs must be rows of {num_contents} contents and {num_styles} styles, "
-            f"got rows from {pairs.min(axis=0).tolist()} to {pairs.max(axis=0).tolist()}"
+            f"got rows from {pairs.min(axis=0).tolist()} to {pairs.max(axis=0).tolist()}."
         )
     return np.ascontiguousarray(pairs, dtype="<i4")
 
@@ -321,7 +322,7 @@ def _as_json(name: str, value: Mapping) -> dict:
     try:
         return json.loads(encode_json(dict(value)))
     except (TypeError, ValueError) as error:
-        raise DatasetError(f"{name} cannot be written as JSON: {error}") from error
+        raise DatasetError(f"{name} cannot be written as JSON: {one_line(error)}.") from error
 
 
 def _first_difference(stored: object, given: object, name: str = "") -> str | None:

@@ -1,4 +1,4 @@
-"""Figures and a contact sheet of a teacher on held-out pictures."""
+"""Figures and a contact sheet of a teacher on the test split of two folders."""
 
 import json
 import time
@@ -19,13 +19,13 @@ from teacher_torch.mini.perceptual import LPIPS, VGG16, relative_gram_distance
 from teacher_torch.pixels import to_model_range, to_uint8
 from teacher_torch.styleid.config import StyleIDConfig
 from teacher_torch.styleid.teacher import Inversion, StyleID
-from triplets import crop_and_resize, grid_sheet, held_out_files, read_image, write_image
+from triplets import crop_and_resize, grid_sheet, read_image, test_files, write_image
 from triplets.atomic import atomic_write, make_folder
 
 
 @dataclass(frozen=True)
 class MeasureConfig:
-    """Measure a teacher on the held-out tenth of two folders, as its pre-training splits them."""
+    """Measure a teacher on the test split of two folders, which its pre-training does not see."""
 
     photos: Path
     """Folder of photos."""
@@ -68,12 +68,12 @@ def unit_range(images: UInt8[np.ndarray, "b h w 3"]) -> Float[Tensor, "b 3 h w"]
 
 
 def load_held_out(folder: Path, size: int, limit: int) -> UInt8[np.ndarray, "b size size 3"]:
-    """The first `limit` held-out pictures of a folder, in an order that is as good as random.
+    """The first `limit` pictures of a folder's test split, in an order that is as good as random.
 
     Raises:
         InputError: there are none, or one that cannot be read.
     """
-    files = held_out_files(folder)[:limit]
+    files = test_files(folder)[:limit]
     return np.stack([crop_and_resize(read_image(file), size) for file in files])
 
 
@@ -105,7 +105,7 @@ class Judge:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a setting of StyleID does to the held-out pairs."""
+    """What a setting of StyleID does to the test pairs."""
 
     setting: str
     gram_below_content: float

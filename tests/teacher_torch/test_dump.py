@@ -248,6 +248,6 @@ def test_command_prints_one_sentence_for_a_missing_folder(config):
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 1
     assert result.stderr.strip() == (
-        "error: 'no/such/folder' does not exist; expected pictures or a folder of them"
+        "error: 'no/such/folder' does not exist; expected pictures or a folder of them."
     )
     assert not config.out.exists()

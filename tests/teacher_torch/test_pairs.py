@@ -60,7 +60,7 @@ def test_pairs_from_a_file(tmp_path):
     [
         ("content,style\n0.png,9.png\n", 'line 2: no usable style "9.png"'),
         ("a,b\n1,2\n", "columns content, style"),
-        ("\xff\xd8\xff\xe0", "is no table; expected a CSV file"),
+        ("\xff\xd8\xff\xe0", "is not a table; expected a CSV file"),
         ("content,style\n", "names no pairs"),
         ("content,style\n0.png,1.png\n0.png,1.png\n", "names 1 pairs twice"),
     ],

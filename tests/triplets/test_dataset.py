@@ -90,7 +90,7 @@ def test_relative_folders_survive_a_change_of_directory(root, monkeypatch):
 
 def test_an_unfinished_dump_is_readable_and_reported(tmp_path):
     writer = make_writer(tmp_path)
-    with pytest.raises(DatasetError, match="no finished triplets yet, of 12 planned"):
+    with pytest.raises(DatasetError, match="has none of its 12 planned triplets yet"):
         TripletDataset(tmp_path)
     writer.write_shard(1, STYLISED[5:10])
     ds = TripletDataset(tmp_path)
@@ -99,7 +99,7 @@ def test_an_unfinished_dump_is_readable_and_reported(tmp_path):
     np.testing.assert_array_equal(ds[0].content, CONTENTS.images[PAIRS[5, 0]])
     faults = ds.verify()
     assert "pairs-00000 and 1 more" in faults[0]
-    assert faults[1:] == ["5 of 12 planned pairs are there"]
+    assert faults[1:] == ["5 of 12 planned pairs are there."]
     # An open dataset does not change under its reader; it is opened again to see more.
     writer.write_shard(0, STYLISED[:5])
     assert len(ds) == 5
@@ -108,14 +108,14 @@ def test_an_unfinished_dump_is_readable_and_reported(tmp_path):
 
 def test_wrong_folders(tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(DatasetError, match=r"no manifest\.json; scripts/dump_teacher\.py"):
+        with pytest.raises(DatasetError, match=r"no manifest\.json; style-distil dump"):
             TripletDataset(folder)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 2}, "format version 2 is not known, this release reads version 1"),
+        ({"format_version": 2}, "format version 2 is not known; this release reads version 1"),
         ({"format_version": None}, "format version None"),
         ({"image_size": [6]}, r"image_size must be \[height, width\]"),
         ({"image_size": "6x8"}, "image_size"),
@@ -199,7 +199,7 @@ def test_verify_finds_a_wrong_sha256(root):
     path.write_text(json.dumps(recorded))
     (fault,) = TripletDataset(root).verify()
     assert "pairs-00000/stylised.npy: its sha256 is" in fault
-    assert fault.endswith("0" * 64)
+    assert fault.endswith("0" * 64 + ".")
 
 
 def test_verify_finds_a_wrong_row_count(root):
@@ -215,11 +215,11 @@ def test_verify_finds_missing_and_exchanged_shards(root):
     os.rename(root / "pairs-00001", root / "pairs-00000")
     os.rename(root / "kept", root / "pairs-00001")
     (fault,) = TripletDataset(root).verify()
-    assert "pairs_sha256 does not fit" in fault
+    assert "pairs_sha256 does not match" in fault
     shutil.rmtree(root / "pairs-00001")
     faults = TripletDataset(root).verify()
     assert faults[0].startswith("pairs-00001 is missing")
-    assert faults[1] == "7 of 12 planned pairs are there"
+    assert faults[1] == "7 of 12 planned pairs are there."
     # ... and where the shard went while the dataset was open
     assert any("pairs-00001/shard.json: No such file" in fault for fault in ds.verify())
 
@@ -230,9 +230,9 @@ def test_rows_outside_the_pictures_are_refused(root, row):
     index[2] = row
     np.save(root / "pairs-00000" / "index.npy", index)
     ds = TripletDataset(root)
-    with pytest.raises(DatasetError, match=r"pairs-00000/index\.npy: rows must be below \[3, 4\]"):
+    with pytest.raises(DatasetError, match=r"pairs-00000/index\.npy: rows must be at least 0"):
         ds[0]
-    assert "rows must be below [3, 4]" in ds.verify()[0]
+    assert "rows must be at least 0 and below [3, 4]." in ds.verify()[0]
 
 
 @pytest.mark.parametrize("ids", [["a"], ["a", "b", 3], "abc", None])

@@ -67,7 +67,7 @@ def test_csv_stores_shared_pictures_once(pictures):
 
 def test_pictures_that_cannot_be_used(pictures):
     (pictures / "stylised" / "2.png").write_bytes(b"no picture")
-    with pytest.raises(InputError, match=r"2\.png.*; mend it, or leave its triplet out"):
+    with pytest.raises(InputError, match=r"2\.png.*; repair it, or leave its triplet out"):
         import_pictures(folders(pictures))
     save(pictures / "content" / "1.png", 0)
     with pytest.raises(InputError, match=r"several pictures are called 1\.\*; keep one"):
@@ -87,7 +87,7 @@ def test_folders_without_shared_names(tmp_path):
         (None, "no such file"),
         ("content,style\na,b\n", "columns content, style, stylised"),
         ("content,style,stylised\n", "names no triplets"),
-        ("\xff\xd8\xff\xe0", "is no table; expected a CSV file"),
+        ("\xff\xd8\xff\xe0", "is not a table; expected a CSV file"),
         ("content,style,stylised\na,b\n", "line 2: a column is empty"),
         ("content,style,stylised\na.png,b.png,c.png\n", r"c\.png"),
     ],

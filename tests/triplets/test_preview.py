@@ -13,7 +13,7 @@ def test_figures_and_sheet_of_an_unfinished_dump(tmp_path, capsys):
     preview(PreviewConfig(tmp_path / "data", triplets=4))
     out = capsys.readouterr().out
     assert "5 of 12 planned triplets, 6 x 8 px, of 3 contents and 4 styles" in out
-    assert "triplets of a content: 0 to 4" in out
+    assert "triplets per content: 0 to 4" in out
     sheet = read_image(tmp_path / "data" / "preview.png")
     assert sheet.shape[1] == 6 * (8 + GAP) + GAP  # two triplets in a row
 
@@ -28,10 +28,10 @@ def test_figures_of_flat_colours(tmp_path):
     )
     writer.write_shard(0, flat(100, 40, 33).images)
     text = describe(TripletDataset(writer.root))
-    assert "contents are 50.0 from their styles, stylised pictures 3.0" in text
-    assert "change: 24.3 grey levels" in text  # (40 + 33) / 3
+    assert "mean colour to the style's: contents 50.0, stylised pictures 3.0" in text
+    assert "change from content to stylised: 24.3 grey levels per pixel" in text  # (40 + 33) / 3
     assert "stylised   100.0 ( 0.0)   40.0 ( 0.0)   33.0 ( 0.0)" in text
-    assert "1 stylised pictures show nothing, such as triplet 0" in text
+    assert "1 stylised pictures are blank, such as triplet 0's" in text
 
 
 def test_large_pictures_are_reduced(tmp_path):

@@ -87,7 +87,7 @@ def test_unusable_folders(tmp_path):
     with pytest.raises(SourceError, match="got an empty name"):
         open_source("")
     (tmp_path / "file").write_text("")
-    with pytest.raises(SourceError, match="is no folder; expected pictures or a folder"):
+    with pytest.raises(SourceError, match="is not a folder; expected pictures or a folder"):
         ImageFolder(tmp_path / "file")
     (tmp_path / "empty").mkdir()
     with pytest.raises(SourceError, match=r"holds no pictures \(\.jpg"):

@@ -22,7 +22,7 @@ def test_missing_and_damaged_shards_are_named(tmp_path, capsys):
     array = np.load(root / "pairs-00000" / "stylised.npy", mmap_mode="r+")
     array[0, 0, 0, 0] ^= 1
     array.flush()
-    with pytest.raises(DatasetError, match="3 faults, named above"):
+    with pytest.raises(DatasetError, match=r"has 3 faults, listed above\."):
         verify(VerifyConfig(root))
     out = capsys.readouterr().out
     assert "pairs-00001 is missing: run the command" in out

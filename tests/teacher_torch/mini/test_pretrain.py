@@ -13,7 +13,7 @@ from teacher_torch.latent_diffusion import load_components
 from teacher_torch.mini import pretrain
 from teacher_torch.mini.measure import MeasureConfig, load_held_out, measure_teacher
 from teacher_torch.mini.pretrain import AugmentedCrops, PretrainConfig
-from triplets import ImageError, InputError, is_held_out
+from triplets import ImageError, InputError, in_test_split
 
 
 @pytest.fixture(scope="module")
@@ -94,14 +94,14 @@ def test_held_out_pictures_are_never_trained_on(folders):
     crops = AugmentedCrops(folders, 32, 0.5, (0, 1))
     for folder, group in zip(folders, crops.groups, strict=True):
         names = {file.name for file in folder.iterdir()}
-        held_out = {name for name in names if is_held_out(name)}
-        assert held_out and {file.name for file in group} == names - held_out
+        test = {name for name in names if in_test_split(name)}
+        assert test and {file.name for file in group} == names - test
 
 
 def test_folders_without_pictures_leave_nothing_behind(folders, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").write_text("no picture")
-    for photos, message in ((tmp_path / "empty", "holds no pictures"), ("nowhere", "no folder")):
+    for photos, message in ((tmp_path / "empty", "holds no pictures"), ("nowhere", "not a folder")):
         with pytest.raises(InputError, match=message):
             pretrain.pretrain(config((Path(photos), folders[1]), tmp_path / "work"))
         with pytest.raises(InputError, match=message):
