@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from experiments.histogram_loss import BINS, histogram_loss, rgb_uv_histogram
+from student_jax.evaluation.measures.histogram_loss import BINS, histogram_loss, rgb_uv_histogram
 from student_jax.evaluation.measures.pixels import (
     brightness,
     histogram_distance,
