@@ -14,7 +14,6 @@ from losses.distillation import (
 from losses.gram import gram_matrix
 from losses.perceptual import perceptual_loss
 from losses.pixel import pixel_loss
-from losses.regularisation import total_variation_loss
 from losses.texture import texture_loss
 
 __all__ = [
@@ -31,5 +30,4 @@ __all__ = [
     "pixel_loss",
     "relative_gram_loss",
     "texture_loss",
-    "total_variation_loss",
 ]

@@ -61,7 +61,7 @@ class GoldSet:
     def write(self, folder: Path) -> None:
         """Copy the pictures to folder/content and folder/style, and the list to folder/pairs.csv.
 
-        scripts/dump_teacher.py takes these as --content, --style and --pairs.
+        "style-distil dump" takes these as --content, --style and --pairs.
         """
         columns = []
         for kind, files in zip(("content", "style"), zip(*self.pairs, strict=True), strict=True):

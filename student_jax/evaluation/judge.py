@@ -1,25 +1,25 @@
 """Which measures there are, and taking them of stylised pictures."""
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal, NamedTuple
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float
 
 from student_jax.evaluation.measures.frechet import art_fid, frechet_distance
 from student_jax.evaluation.measures.histogram_loss import histogram_loss
-from student_jax.evaluation.measures.inception import Inception
+from student_jax.evaluation.measures.inception import SMALLEST_PX, ArtFeatures
 from student_jax.evaluation.measures.intervals import interval
 from student_jax.evaluation.measures.networks import (
     LPIPS,
     ContentStructureDistance,
     GramDistance,
-    load_vgg19,
 )
 from student_jax.evaluation.measures.pixels import (
+    Picture,
     brightness,
     histogram_distance,
     mean_squared_error,
@@ -29,69 +29,199 @@ from student_jax.evaluation.measures.pixels import (
     ssim,
 )
 from student_jax.nets.vgg_weights import bundled_vgg16
+from student_jax.training.objective import load_features
 from triplets import InputError
 
-Picture = Float32[np.ndarray, "h w 3"]
-ART_INCEPTION = (
-    "get art_inception.pth from https://huggingface.co/matthias-wright/art_inception, convert it "
-    "with scripts/convert_art_inception.py and give the result with --fid-weights"
-)
-VGG19_WEIGHTS = (
-    "get model.safetensors from https://huggingface.co/timm/vgg19.tv_in1k and give it with "
-    "--vgg19-weights"
-)
-
-
-class Measure(NamedTuple):
-    """How a measure is shown and read."""
-
-    title: str
-    better: Literal["lower", "higher", "as the teacher"]
-    digits: int
-    meaning: str
-
-
-MEASURES: dict[str, Measure] = {
-    "mse": Measure("MSE", "lower", 5, "mean squared error to the teacher"),
-    "psnr": Measure("PSNR (dB)", "higher", 2, "peak signal-to-noise ratio to the teacher"),
-    "ssim": Measure("SSIM", "higher", 3, "structural similarity to the teacher"),
-    "lpips": Measure("LPIPS", "lower", 3, "LPIPS (alex) to the teacher"),
-    "content_lpips": Measure("content LPIPS", "lower", 3, "LPIPS (alex) to the content"),
-    "cfsd": Measure("CFSD", "lower", 4, "content feature structural distance (VGG19)"),
-    "cfsd_vgg16": Measure(
-        *("CFSD (VGG16)", "lower", 4),
-        "content feature structural distance (bundled VGG16): compare within a table only",
-    ),
-    "style_gram": Measure("style Gram", "lower", 3, "relative distance of Gram matrices (VGG16)"),
-    "style_histogram": Measure(
-        "style colours", "lower", 4, "earth mover's distance of the colour histograms"
-    ),
-    "histogram_loss": Measure("histogram loss", "lower", 3, "HistoGAN's, of StyleID's protocol"),
-    "brightness": Measure("brightness", "as the teacher", 3, "mean luma"),
-    "saturation": Measure("saturation", "as the teacher", 3, "mean HSV saturation"),
-    "sharpness": Measure("sharpness", "as the teacher", 4, "mean gradient of the luma"),
-    "fid": Measure("FID", "lower", 2, "to the styles, art Inception, plain at this sample size"),
-    "art_fid": Measure("ArtFID", "lower", 2, "(1 + content LPIPS) (1 + FID)"),
-}
 MIN_PICTURES = 5
 """Contents and styles that an interval takes: fewer say too little about others."""
-OF_SETS = ("fid", "art_fid")
 
-
-def smallest_side(fid_weights: Path | None) -> int:
-    """Side in pixels that pictures need: LPIPS is defined from 64 on, the art Inception from 75."""
-    return 64 if fid_weights is None else 75
+WHERE_TO_GET = {
+    "vgg19": "its VGG19 weights are missing: give --vgg19-weights timm/vgg19.tv_in1k, or the path "
+    "of model.safetensors from https://huggingface.co/timm/vgg19.tv_in1k",
+    "art_inception": "the art Inception's weights are missing: get art_inception.pth from "
+    "https://huggingface.co/matthias-wright/art_inception and give its path with --fid-weights",
+}
 
 
 @dataclass(frozen=True)
 class Example:
-    """A content and a style, with the teacher's picture where there is one; all of one size."""
+    """A content and a style, with the teacher's picture if there is one; all of one size."""
 
     content: Picture
     style: Picture
     teacher: Picture | None = None
     ids: tuple[str, str] = ("", "")
-    """Of the content and of the style; empty where they have none."""
+    """Of the content and of the style; empty if they have none."""
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """What a measure of a whole set looks at."""
+
+    results: Float[np.ndarray, "n d"]
+    """Features of all stylised pictures, by the art Inception."""
+    styles: Float[np.ndarray, "n d"]
+    """Those of their styles."""
+    means: Mapping[str, float]
+    """The set's other measures, by name."""
+
+    @cached_property
+    def fid(self) -> float:
+        """Distance of the stylised pictures from the styles."""
+        return frechet_distance(self.results, self.styles)
+
+
+Need = Literal["teacher", "vgg16", "vgg19", "art_inception"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """How a measure is taken, shown and read."""
+
+    title: str
+    better: Literal["lower", "higher", "as the teacher"]
+    digits: int
+    meaning: str
+    needs: Need | None = None
+    """What there must be beside a content and a style: the teacher's picture, or a network that
+    the command line decides on."""
+    smallest_px: int = 1
+    """Shortest side of a picture that it can be taken of."""
+    take: "Callable[[Judge, Picture, Example], float] | None" = None
+    """Of one stylised picture of the example's size."""
+    take_set: Callable[[PictureSet], float] | None = None
+    """Of all of them at once."""
+
+
+MEASURES: dict[str, Measure] = {
+    "mse": Measure(
+        title="MSE",
+        better="lower",
+        digits=5,
+        meaning="mean squared error to the teacher",
+        needs="teacher",
+        take=lambda judge, result, example: mean_squared_error(result, example.teacher),
+    ),
+    "psnr": Measure(
+        title="PSNR (dB)",
+        better="higher",
+        digits=2,
+        meaning="peak signal-to-noise ratio to the teacher",
+        needs="teacher",
+        take=lambda judge, result, example: psnr(result, example.teacher),
+    ),
+    "ssim": Measure(
+        title="SSIM",
+        better="higher",
+        digits=3,
+        meaning="structural similarity to the teacher",
+        needs="teacher",
+        smallest_px=11,
+        take=lambda judge, result, example: ssim(result, example.teacher),
+    ),
+    "lpips": Measure(
+        title="LPIPS",
+        better="lower",
+        digits=3,
+        meaning="LPIPS (alex) to the teacher",
+        needs="teacher",
+        smallest_px=64,
+        take=lambda judge, result, example: judge.lpips(result, example.teacher),
+    ),
+    "content_lpips": Measure(
+        title="content LPIPS",
+        better="lower",
+        digits=3,
+        meaning="LPIPS (alex) to the content",
+        smallest_px=64,
+        take=lambda judge, result, example: judge.lpips(result, example.content),
+    ),
+    "cfsd": Measure(
+        title="CFSD",
+        better="lower",
+        digits=4,
+        meaning="content feature structural distance (VGG19)",
+        needs="vgg19",
+        take=lambda judge, result, example: judge.structure(result, example.content),
+    ),
+    "cfsd_vgg16": Measure(
+        title="CFSD (VGG16)",
+        better="lower",
+        digits=4,
+        meaning="content feature structural distance (bundled VGG16): compare within a table only",
+        needs="vgg16",
+        take=lambda judge, result, example: judge.structure(result, example.content),
+    ),
+    "style_gram": Measure(
+        title="style Gram",
+        better="lower",
+        digits=3,
+        meaning="relative distance of Gram matrices (VGG16)",
+        take=lambda judge, result, example: judge.gram(result, example.style),
+    ),
+    "style_histogram": Measure(
+        title="style colours",
+        better="lower",
+        digits=4,
+        meaning="earth mover's distance of the colour histograms",
+        take=lambda judge, result, example: histogram_distance(result, example.style),
+    ),
+    "histogram_loss": Measure(
+        title="histogram loss",
+        better="lower",
+        digits=3,
+        meaning="HistoGAN's, as in StyleID's protocol",
+        take=lambda judge, result, example: histogram_loss(result, example.style),
+    ),
+    "brightness": Measure(
+        title="brightness",
+        better="as the teacher",
+        digits=3,
+        meaning="mean luma",
+        take=lambda judge, result, example: brightness(result),
+    ),
+    "saturation": Measure(
+        title="saturation",
+        better="as the teacher",
+        digits=3,
+        meaning="mean HSV saturation",
+        take=lambda judge, result, example: saturation(result),
+    ),
+    "sharpness": Measure(
+        title="sharpness",
+        better="as the teacher",
+        digits=4,
+        meaning="mean gradient of the luma",
+        take=lambda judge, result, example: sharpness(result),
+    ),
+    "fid": Measure(
+        title="FID",
+        better="lower",
+        digits=2,
+        meaning="to the styles, art Inception, plain at this sample size",
+        needs="art_inception",
+        smallest_px=SMALLEST_PX,
+        take_set=lambda pictures: pictures.fid,
+    ),
+    "art_fid": Measure(
+        title="ArtFID",
+        better="lower",
+        digits=2,
+        meaning="(1 + content LPIPS) (1 + FID)",
+        needs="art_inception",
+        smallest_px=SMALLEST_PX,
+        take_set=lambda pictures: art_fid(pictures.fid, pictures.means["content_lpips"]),
+    ),
+}
+
+
+def smallest_side(*, fid: bool) -> int:
+    """Side in pixels that pictures need for all measures, with or without FID and ArtFID."""
+    return max(
+        measure.smallest_px
+        for measure in MEASURES.values()
+        if fid or measure.needs != "art_inception"
+    )
 
 
 Method = Callable[[Example], Picture]
@@ -113,35 +243,50 @@ class Judgement:
 
 
 class Judge:
-    """Takes all measures of which the networks are there; those of the others are named."""
+    """Takes all measures whose networks are there, and names the others.
+
+    `lpips`, `gram`, `structure` and `art_features` are what the rows of `MEASURES` call.
+    """
 
     def __init__(
         self,
         *,
-        vgg19_weights: Path | None = None,
-        fid_weights: Path | None = None,
+        vgg19_weights: str | None = None,
+        fid_weights: str | None = None,
         structure: bool = True,
     ):
-        """`structure` off leaves out CFSD, which takes most of the time on a CPU.
+        """Load the networks.
+
+        Args:
+            vgg19_weights: VGG19 for CFSD as published, a file or a repository; see `find_weights`.
+            fid_weights: the art Inception for FID and ArtFID, likewise.
+            structure: False leaves out CFSD, which takes most of the time on a CPU.
 
         Raises:
-            InputError: a file that does not hold such weights.
+            InputError: no such weights.
         """
+        self.lpips, self.gram = LPIPS(), GramDistance()
+        self.structure: ContentStructureDistance | None = None
+        self.art_features: ArtFeatures | None = None
         self.missing: dict[str, str] = {}
-        self._lpips, self._gram = LPIPS(), GramDistance()
-        self._cfsd: tuple[str, ContentStructureDistance] | None = None
+        networks: set[Need | None] = {None}
         if not structure:
             self.missing["cfsd"] = "switched off with --no-structure"
-        elif vgg19_weights:
-            self._cfsd = ("cfsd", ContentStructureDistance(load_vgg19(vgg19_weights)))
+        elif vgg19_weights is not None:
+            self.structure = ContentStructureDistance(load_features("vgg19", vgg19_weights))
+            networks.add("vgg19")
         else:
-            self._cfsd = ("cfsd_vgg16", ContentStructureDistance(bundled_vgg16()))
-            self.missing["cfsd"] = f"its VGG19 weights are missing: {VGG19_WEIGHTS}"
-        self._smallest = smallest_side(fid_weights)
-        self._inception = Inception.from_file(fid_weights) if fid_weights else None
-        if self._inception is None:
-            for name in OF_SETS:
-                self.missing[name] = f"the art Inception's weights are missing: {ART_INCEPTION}"
+            self.structure = ContentStructureDistance(bundled_vgg16())
+            networks.add("vgg16")
+            self.missing["cfsd"] = WHERE_TO_GET["vgg19"]
+        if fid_weights is not None:
+            self.art_features = ArtFeatures.load(fid_weights)
+            networks.add("art_inception")
+        else:
+            of_sets = [name for name, measure in MEASURES.items() if measure.take_set]
+            self.missing |= dict.fromkeys(of_sets, WHERE_TO_GET["art_inception"])
+        self._networks = networks
+        self._smallest = smallest_side(fid=fid_weights is not None)
 
     def of_pair(
         self, result: Picture, example: Example, only: Collection[str] = MEASURES
@@ -151,33 +296,18 @@ class Judge:
         Raises:
             InputError: the pictures are too small to measure.
         """
-        content, style, teacher = example.content, example.style, example.teacher
-        if min(content.shape[:2]) < self._smallest:
+        height, width = example.content.shape[:2]
+        if min(height, width) < self._smallest:
             raise InputError(
-                f"pictures of {content.shape[1]} x {content.shape[0]} px are too small to measure; "
-                f"expected sides of {self._smallest} px or more."
+                f"pictures of {width} x {height} px are too small to measure; expected sides of "
+                f"{self._smallest} px or more."
             )
-        takers: dict[str, Callable[[], float]] = {}
-        if teacher is not None:
-            takers |= {
-                "mse": lambda: mean_squared_error(result, teacher),
-                "psnr": lambda: psnr(result, teacher),
-                "ssim": lambda: ssim(result, teacher),
-                "lpips": lambda: self._lpips(result, teacher),
-            }
-        takers["content_lpips"] = lambda: self._lpips(result, content)
-        if self._cfsd:
-            name, distance = self._cfsd
-            takers[name] = lambda: distance(result, content)
-        takers |= {
-            "style_gram": lambda: self._gram(result, style),
-            "style_histogram": lambda: histogram_distance(result, style),
-            "histogram_loss": lambda: histogram_loss(result, style),
-            "brightness": lambda: brightness(result),
-            "saturation": lambda: saturation(result),
-            "sharpness": lambda: sharpness(result),
+        has = self._networks if example.teacher is None else self._networks | {"teacher"}
+        return {
+            name: measure.take(self, result, example)
+            for name, measure in MEASURES.items()
+            if name in only and measure.needs in has and measure.take
         }
-        return {name: take() for name, take in takers.items() if name in only}
 
     def of_methods(
         self,
@@ -187,7 +317,7 @@ class Judge:
         only: Collection[str] = MEASURES,
         seen: Callable[[Example, dict[str, Picture]], None] = lambda example, results: None,
     ) -> Judgement:
-        """Measures of each method, and of the teacher itself where there is one.
+        """Measures of each method, and of the teacher itself if there is one.
 
         Args:
             methods: by name, functions of an example; `on_pictures` makes one of a function of
@@ -200,8 +330,7 @@ class Judge:
             InputError: the pictures are too small to measure.
         """
         values = defaultdict(lambda: defaultdict(list))
-        features = defaultdict(list)
-        pairs = []
+        features, style_features, pairs = defaultdict(list), [], []
         for example in examples:
             pairs.append(example.ids)
             results = {name: method(example) for name, method in methods.items()}
@@ -210,22 +339,23 @@ class Judge:
             for name, result in shown.items():
                 for measure, value in self.of_pair(result, example, only).items():
                     values[name][measure].append(value)
-                if self._inception:
-                    features[name].append(self._inception(result[None])[0])
-            if self._inception:
-                features[None].append(self._inception(example.style[None])[0])
+                if self.art_features:
+                    features[name].append(self.art_features(result[None])[0])
+            if self.art_features:
+                style_features.append(self.art_features(example.style[None])[0])
         measures = {
-            name: {m: float(np.mean(v)) for m, v in of.items()} for name, of in values.items()
+            name: {m: float(np.mean(v)) for m, v in by_measure.items()}
+            for name, by_measure in values.items()
         }
-        intervals = {name: _intervals(of, pairs) for name, of in values.items()}
+        intervals = {name: _intervals(by_measure, pairs) for name, by_measure in values.items()}
         missing = dict(self.missing)
-        if self._inception and len(pairs) > 1:
-            styles = np.stack(features[None])
-            for name, of in measures.items():
-                of["fid"] = frechet_distance(np.stack(features[name]), styles)
-                of["art_fid"] = art_fid(of["fid"], of["content_lpips"])
-        elif self._inception:
-            missing |= dict.fromkeys(OF_SETS, "a set needs two pictures at least")
+        of_sets = {name: measure.take_set for name, measure in MEASURES.items() if measure.take_set}
+        if self.art_features and len(pairs) > 1:
+            for name, means in measures.items():
+                pictures = PictureSet(np.stack(features[name]), np.stack(style_features), means)
+                measures[name] = means | {m: take(pictures) for m, take in of_sets.items()}
+        elif self.art_features:
+            missing |= dict.fromkeys(of_sets, "a set needs two pictures at least")
         return Judgement(measures, intervals, len(pairs), missing)
 
 
@@ -237,9 +367,9 @@ def on_pictures(function: Callable[[Picture, Picture], Picture]) -> Method:
 def _intervals(
     values: dict[str, list[float]], pairs: Sequence[tuple[str, str]]
 ) -> dict[str, tuple[float, float]]:
-    """By measure, where all of its values are finite."""
+    """By measure, if all of its values are finite."""
     if min(len(set(column)) for column in zip(*pairs, strict=True)) < MIN_PICTURES:
         return {}
-    names = [name for name, of in values.items() if np.isfinite(of).all()]
+    names = [name for name, of_pictures in values.items() if np.isfinite(of_pictures).all()]
     ends = interval(np.stack([values[name] for name in names], axis=1), pairs)
     return {name: (float(low), float(high)) for name, low, high in zip(names, *ends, strict=True)}

@@ -11,19 +11,17 @@ import numpy as np
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
-from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from losses import gram_matrix
 from student_jax.evaluation.measures.pixels import Picture
 from student_jax.nets.vgg import VGG16, VGG19
-from student_jax.nets.vgg_weights import bundled_vgg16, vgg19_from_torch
-from triplets import InputError
+from student_jax.nets.vgg_weights import bundled_vgg16
 from triplets.bundled import WEIGHTS
 
 CFSD_LAYER = "relu3_1"
 CFSD_ROWS = 64  # positions whose similarities are held at once: few, to stay in a CPU's cache
-STYLES_KEPT = 128  # of which the Gram matrices are kept, 1.4 MB each
+STYLES_KEPT = 128  # whose Gram matrices are kept, 1.4 MB each
 
 
 class LPIPS:
@@ -149,15 +147,3 @@ def _structure_divergence(
         return jnp.log1p(weights @ jnp.expm1(-centred))
 
     return jnp.sum(lax.map(of_position, (q, p), batch_size=rows))
-
-
-def load_vgg19(weights: Path) -> VGG19:
-    """VGG19 from a safetensors file with torchvision's names.
-
-    Raises:
-        InputError: not such a file.
-    """
-    try:
-        return vgg19_from_torch(load_file(weights))
-    except (OSError, ValueError, SafetensorError) as error:
-        raise InputError(f"--vgg19-weights {weights}: {error}") from error

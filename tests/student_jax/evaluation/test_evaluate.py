@@ -5,15 +5,12 @@ import numpy as np
 import pytest
 
 from student_jax.evaluation.baselines import BASELINES, colour_transfer
-from student_jax.evaluation.evaluate import (
-    EvaluateConfig,
-    choose_examples,
-    evaluate,
-    find_results,
-    held_out_triplets,
-)
+from student_jax.evaluation.config import EvaluateConfig
+from student_jax.evaluation.evaluate import evaluate
+from student_jax.evaluation.examples import choose_examples, validation_triplets
 from student_jax.evaluation.gold_set import GoldSet
 from student_jax.evaluation.judge import MEASURES
+from student_jax.evaluation.results import find_results
 from student_jax.inference.command import _Input, _names
 from student_jax.training.data import split_triplets
 from triplets import (
@@ -102,17 +99,17 @@ def test_student_beside_teacher_and_controls(dump, opened, tmp_path, capsys):
     assert "http" not in page.replace("https://huggingface.co", "")
 
 
-def test_what_a_training_held_out(dump, tmp_path, monkeypatch):
+def test_what_a_training_validated_on(dump, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="is not the workdir of a training run"):
-        held_out_triplets(tmp_path, 64)
+        validation_triplets(tmp_path, 64)
     (tmp_path / "checkpoints").mkdir()
     for data in (str(dump), [str(dump)]):
         run = {"data": data, "validation": None, "held_out_fraction": 0.2}
         (tmp_path / "config.json").write_text(json.dumps(run))
-        [(dataset, indices)] = held_out_triplets(tmp_path, 64)
+        [(dataset, indices)] = validation_triplets(tmp_path, 64)
         assert indices == list(split_triplets(dataset, 0.2).held_out)
     (tmp_path / "config.json").write_text(json.dumps(run | {"validation": str(dump)}))
-    [(dataset, indices)] = held_out_triplets(tmp_path, 3)
+    [(dataset, indices)] = validation_triplets(tmp_path, 3)
     assert indices == [0, 10, 19]  # of 20, evenly spread
     run |= {"validation": None, "data": ["tfds:some_triplets:train"]}
     (tmp_path / "config.json").write_text(json.dumps(run))
@@ -121,11 +118,11 @@ def test_what_a_training_held_out(dump, tmp_path, monkeypatch):
         "student_jax.training.data.TFDSTriplets.open",
         lambda spec: opened.append(spec) or TripletDataset(dump),
     )
-    [(_, indices)] = held_out_triplets(tmp_path, 64)
+    [(_, indices)] = validation_triplets(tmp_path, 64)
     assert opened == ["tfds:some_triplets:train"] and len(indices)
 
 
-def test_a_training_run_and_results_on_what_it_held_out(dump, opened, tmp_path):
+def test_a_training_run_and_results_on_what_it_validated_on(dump, opened, tmp_path):
     workdir, out = tmp_path / "run", tmp_path / "out"
     (workdir / "checkpoints").mkdir(parents=True)
     run = {"data": str(dump), "validation": None, "held_out_fraction": 0.2}
@@ -136,7 +133,12 @@ def test_a_training_run_and_results_on_what_it_held_out(dump, opened, tmp_path):
         (tmp_path / "theirs").mkdir(exist_ok=True)
         write_image(tmp_path / "theirs" / name, triplet.stylised)
     config = EvaluateConfig(
-        *(out, str(workdir), 700, tmp_path / "theirs"), style_size=48, structure=False
+        out,
+        checkpoint=str(workdir),
+        step=700,
+        results=tmp_path / "theirs",
+        style_size=48,
+        structure=False,
     )
     measures = evaluate(config).measures
     assert measures["results"] == measures["teacher"] != measures["student"]
@@ -234,9 +236,9 @@ def test_sizes_too_small_to_measure(tmp_path):
     EvaluateConfig(tmp_path, size=64)
     with pytest.raises(ValueError, match="size is 63; the measures need 64 px or more"):
         EvaluateConfig(tmp_path, size=63)
-    EvaluateConfig(tmp_path, size=75, fid_weights=Path("w"))
+    EvaluateConfig(tmp_path, size=75, fid_weights="w")
     with pytest.raises(ValueError, match="size is 74; the measures need 75 px or more"):
-        EvaluateConfig(tmp_path, size=74, fid_weights=Path("w"))
+        EvaluateConfig(tmp_path, size=74, fid_weights="w")
     picture = np.zeros((1, 32, 48, 3), np.uint8)
     writer = TripletWriter(
         tmp_path / "small",
@@ -296,10 +298,11 @@ def test_command_lines_that_say_too_little_or_too_much(flags, message, tmp_path)
         choose_examples(EvaluateConfig(tmp_path, **flags))
 
 
-def test_every_measure_says_how_to_read_it():
+def test_every_measure_says_how_to_take_and_to_read_it():
     for measure in MEASURES.values():
         assert measure.better in ("lower", "higher", "as the teacher")
         assert measure.meaning
+        assert (measure.take is None) != (measure.take_set is None)
 
 
 def test_gold_set_is_frozen():

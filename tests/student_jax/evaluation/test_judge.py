@@ -1,13 +1,12 @@
 """FID and ArtFID from pictures to figures, with a stand-in for the network."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from student_jax.evaluation.judge import Example, Judge
-from student_jax.evaluation.measures.inception import Inception
+from student_jax.evaluation.measures.inception import ArtFeatures
 from student_jax.evaluation.measures.intervals import interval
 from student_jax.evaluation.measures.networks import LPIPS
 from triplets import InputError
@@ -25,7 +24,9 @@ def picture(seed, red):
 
 EXAMPLES = [
     Example(
-        *(picture(i, CONTENT[i]), picture(10 + i, STYLE[i]), picture(20 + i, TEACHER[i])),
+        content=picture(i, CONTENT[i]),
+        style=picture(10 + i, STYLE[i]),
+        teacher=picture(20 + i, TEACHER[i]),
         ids=(str(i), ""),
     )
     for i in range(2)
@@ -44,12 +45,12 @@ def copy(example):
 def judge(monkeypatch):
     """With features of one dimension: the mean of the red channel."""
 
-    def from_file(path):
-        assert path == Path("art.safetensors")
+    def load(weights):
+        assert weights == "art.safetensors"
         return lambda images: images[..., 0].mean(axis=(1, 2))[:, None]
 
-    monkeypatch.setattr(Inception, "from_file", from_file)
-    return Judge(fid_weights=Path("art.safetensors"), structure=False)
+    monkeypatch.setattr(ArtFeatures, "load", load)
+    return Judge(fid_weights="art.safetensors", structure=False)
 
 
 def test_fid_and_art_fid_of_methods_by_hand(judge):

@@ -1,17 +1,16 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from inception_recipe import weights
 from safetensors.numpy import save_file
 
+from student_jax.evaluation.judge import Judge
 from student_jax.evaluation.measures.frechet import art_fid, frechet_distance
-from student_jax.evaluation.measures.inception import Inception
+from student_jax.evaluation.measures.inception import ArtFeatures
 from student_jax.evaluation.measures.networks import (
     LPIPS,
     ContentStructureDistance,
     GramDistance,
     _structure_divergence,
-    load_vgg19,
 )
 from student_jax.nets.vgg_weights import bundled_vgg16
 from triplets import InputError
@@ -100,24 +99,12 @@ def test_art_fid_by_hand():
     assert art_fid(fid=18.0, content_distance=0.5) == pytest.approx(28.5)
 
 
-@pytest.mark.slow  # compiling the network takes most of a minute on a busy machine
-def test_inception_is_that_of_art_fid(tmp_path):
-    save_file(weights(), tmp_path / "inception.safetensors")
-    network = Inception.from_file(tmp_path / "inception.safetensors")
-    images = np.random.default_rng(0).random((2, 99, 131, 3)).astype(np.float32)
-    features = network(images)
-    # The art-fid package 0.0.2 with the same weights and pictures gives, in float32:
-    expected = [0.26095915, 0.03365501, 0.08125142, 0.5949422, 0.44373906, 0.12425885]
-    np.testing.assert_allclose(features[0, :6], expected, atol=1e-5)
-    assert features.shape == (2, 2048)
-    assert features.mean() == pytest.approx(0.13604102, abs=1e-6)
-
-
 def test_weights_that_do_not_fit(tmp_path):
     save_file({"a": np.zeros(3, np.float32)}, tmp_path / "other.safetensors")
     (tmp_path / "text.safetensors").write_text("no tensors")
     for name in ("other", "text", "absent"):
-        with pytest.raises(InputError, match="--fid-weights"):
-            Inception.from_file(tmp_path / f"{name}.safetensors")
-        with pytest.raises(InputError, match="--vgg19-weights"):
-            load_vgg19(tmp_path / f"{name}.safetensors")
+        file = str(tmp_path / f"{name}.safetensors")
+        with pytest.raises(InputError, match=f"--fid-weights {file}"):
+            ArtFeatures.load(file)
+        with pytest.raises(InputError, match=f"--vgg19-weights {file}"):
+            Judge(vgg19_weights=file)
