@@ -4,5 +4,17 @@
 class InputError(ValueError):
     """Something given from outside cannot be used; the message is one sentence that says why.
 
-    Commands print the message without a traceback; every other exception is a defect of ours.
+    The message ends with a full stop. Commands print it without a traceback; every other exception
+    is a defect of ours.
     """
+
+
+def one_line(error: BaseException) -> str:
+    """The reason that an exception gives, to stand within a sentence: one line, no full stop.
+
+    The operating system's reason if there is one, else the first line of the message, else the name
+    of the exception.
+    """
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    line = " ".join(reason.strip().partition("\n")[0].split())
+    return line.rstrip(".") or type(error).__name__

@@ -1,4 +1,4 @@
-"""Picture files to uint8 RGB arrays and back: the one place where pixels are decoded."""
+"""Picture files to uint8 RGB arrays and back: the one place that decodes and encodes pictures."""
 
 import contextlib
 import io
@@ -12,7 +12,7 @@ from jaxtyping import Float32, UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from triplets.atomic import atomic_write
-from triplets.errors import InputError
+from triplets.errors import InputError, one_line
 
 MAX_PIXELS = 64_000_000
 """Largest picture that is decoded, in pixels; a 40-megapixel photograph passes."""
@@ -31,12 +31,8 @@ _FORMATS = {
 IMAGE_SUFFIXES = tuple(_FORMATS)
 """Suffixes, in lower case, of the files that count as pictures."""
 
-_WRITE_OPTIONS = {
-    ".png": {},
-    ".jpg": {"quality": 95, "subsampling": 0},
-    ".jpeg": {"quality": 95, "subsampling": 0},
-    ".webp": {"lossless": True},
-}
+WRITABLE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+"""Suffixes, in lower case, of the pictures that can be written."""
 
 # EXIF 2.3, tag 0x0112: how the stored pixels must be turned to stand upright.
 _UPRIGHT = {
@@ -51,15 +47,17 @@ _UPRIGHT = {
 
 
 class ImageError(InputError):
-    """A picture cannot be read or written; the message is one line: which picture and why."""
+    """A picture cannot be read or written; the message says which one and why."""
 
 
 class DecodedImage(NamedTuple):
-    """Pixels of a picture, upright, and the size it had before any reduced decoding."""
+    """Pixels of a picture, upright, and what else its file says about it."""
 
     pixels: UInt8[np.ndarray, "h w 3"]
     original_size: tuple[int, int]
-    """Height and width in pixels."""
+    """Height and width in pixels before any reduced decoding."""
+    profile: bytes | None = None
+    """ICC profile of the pixels; None if the file has none, or has one that is not of RGB."""
 
 
 def decode_image(
@@ -73,8 +71,8 @@ def decode_image(
     """Decode a picture to upright 8-bit RGB.
 
     The EXIF orientation is applied. Transparent pictures are composited on white. 16-bit greys
-    are scaled to 8 bits, float greys are taken as [0, 1], or as [0, 255] where they exceed 1.
-    Of an animation the first frame is read. Colour profiles (ICC) are not applied.
+    are scaled to 8 bits, float greys are taken as [0, 1], or as [0, 255] if any exceeds 1.
+    The first frame of an animation is read. Colour profiles (ICC) are returned, not applied.
 
     Args:
         file: path, or an encoded picture in memory; JPEG, PNG, WebP, GIF, BMP or TIFF.
@@ -98,7 +96,7 @@ def decode_image(
             picture = picture.transpose(_UPRIGHT[orientation])
         if orientation >= 5:  # these swap rows and columns
             width, height = height, width
-        return DecodedImage(_rgb_pixels(picture), (height, width))
+        return DecodedImage(_rgb_pixels(picture), (height, width), _rgb_profile(picture))
 
 
 def read_image(
@@ -106,6 +104,52 @@ def read_image(
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Read a picture file at its full size; see `decode_image`."""
     return decode_image(path, max_pixels=max_pixels).pixels
+
+
+def encode_image(
+    pixels: np.ndarray,
+    suffix: str,
+    *,
+    profile: bytes | None = None,
+    quality: int = 95,
+    name: str | None = None,
+) -> bytes:
+    """Encode uint8 [h w 3] pixels as PNG, JPEG or WebP (lossless), by the suffix.
+
+    Args:
+        pixels: the pixels.
+        suffix: one of `WRITABLE_SUFFIXES`, in letters of either case.
+        profile: ICC profile of these pixels, to embed; nothing is converted.
+        quality: of a JPEG, 1 to 95; below 95 the colours have half the resolution.
+        name: what messages call the picture, by default "a SUFFIX picture".
+
+    Raises:
+        ImageError: another suffix, dtype or shape, or a size that the format cannot hold.
+    """
+    label = f"a {suffix} picture" if name is None else repr(name)
+    suffix = suffix.lower()
+    if suffix not in WRITABLE_SUFFIXES:
+        raise ImageError(
+            f"cannot write {label}: the suffix must be one of {', '.join(WRITABLE_SUFFIXES)}."
+        )
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] != 3 or 0 in pixels.shape:
+        raise ImageError(
+            f"cannot write {label}: expected uint8 pixels [h w 3], "
+            f"got {pixels.dtype} {list(pixels.shape)}."
+        )
+    options = {
+        "JPEG": {"quality": quality, "subsampling": "4:4:4" if quality >= 95 else "4:2:0"},
+        "WEBP": {"lossless": True},
+    }.get(_FORMATS[suffix], {})
+    if profile is not None:
+        options["icc_profile"] = profile
+    encoded = io.BytesIO()
+    try:
+        picture = Image.fromarray(np.ascontiguousarray(pixels))
+        picture.save(encoded, format=_FORMATS[suffix], **options)
+    except (ValueError, OSError) as error:
+        raise ImageError(f"cannot write {label}: {one_line(error)}.") from error
+    return encoded.getvalue()
 
 
 def write_image(path: str | os.PathLike, image: np.ndarray) -> None:
@@ -117,25 +161,9 @@ def write_image(path: str | os.PathLike, image: np.ndarray) -> None:
         ImageError: another suffix, dtype or shape, or a size that the format cannot hold.
         OSError: no such folder, disk full and so on.
     """
-    path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in _WRITE_OPTIONS:
-        raise ImageError(
-            f"cannot write {str(path)!r}: the suffix must be one of {', '.join(_WRITE_OPTIONS)}"
-        )
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
-        raise ImageError(
-            f"cannot write {str(path)!r}: expected uint8 pixels [h w 3], "
-            f"got {image.dtype} {list(image.shape)}"
-        )
-    encoded = io.BytesIO()
-    try:
-        picture = Image.fromarray(np.ascontiguousarray(image))
-        picture.save(encoded, format=_FORMATS[suffix], **_WRITE_OPTIONS[suffix])
-    except (ValueError, OSError) as error:
-        raise ImageError(f"cannot write {str(path)!r}: {_one_line(error)}") from error
+    encoded = encode_image(image, Path(path).suffix, name=str(path))
     with atomic_write(path) as file:
-        file.write(encoded.getbuffer())
+        file.write(encoded)
 
 
 def centre_crop(image: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "s s c"]:
@@ -201,9 +229,9 @@ def uint8_from_float(image: np.ndarray) -> UInt8[np.ndarray, "*shape"]:
         ImageError: not floating point, or a value is not a number.
     """
     if not np.issubdtype(image.dtype, np.floating):
-        raise ImageError(f"expected float pixels in [0, 1], got {image.dtype}")
+        raise ImageError(f"expected float pixels in [0, 1], got {image.dtype}.")
     if np.isnan(image).any():
-        raise ImageError("expected pixels in [0, 1], got NaN")
+        raise ImageError("expected pixels in [0, 1], got NaN.")
     return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
 
 
@@ -225,27 +253,22 @@ def _opened(
             width, height = picture.size
             if width * height > max_pixels:
                 raise ImageError(
-                    f"{label} has {width} x {height} pixels, more than the limit of {max_pixels}"
+                    f"{label} has {width} x {height} pixels, more than the limit of {max_pixels}."
                 )
             if min(width, height) < min_side:
                 raise ImageError(
-                    f"{label} has {width} x {height} pixels, its shorter side needs {min_side}"
+                    f"{label} has {width} x {height} pixels; its shorter side needs {min_side}."
                 )
             yield picture
     except (ImageError, MemoryError):
         raise
     except UnidentifiedImageError as error:
         raise ImageError(
-            f"cannot read {label}: no JPEG, PNG, WebP, GIF, BMP or TIFF picture found in it"
+            f"cannot read {label}: no JPEG, PNG, WebP, GIF, BMP or TIFF picture found in it."
         ) from error
     except Exception as error:
         # Decoders raise nearly anything on damaged files: SyntaxError, struct.error, EOFError...
-        raise ImageError(f"cannot read {label}: {_one_line(error)}") from error
-
-
-def _one_line(error: Exception) -> str:
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(reason.split()) or type(error).__name__
+        raise ImageError(f"cannot read {label}: {one_line(error)}.") from error
 
 
 def _orientation(picture: Image.Image) -> int:
@@ -254,6 +277,12 @@ def _orientation(picture: Image.Image) -> int:
     except Exception:
         return 1  # a damaged EXIF block does not spoil the pixels
     return orientation if orientation in range(1, 9) else 1
+
+
+def _rgb_profile(picture: Image.Image) -> bytes | None:
+    profile = picture.info.get("icc_profile")
+    # ICC.1:2022, 7.2: bytes 16 to 19 of the header name the colour space of the pixels.
+    return profile if profile and profile[16:20] == b"RGB " else None
 
 
 def _rgb_pixels(picture: Image.Image) -> UInt8[np.ndarray, "h w 3"]:

@@ -4,7 +4,7 @@ import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -24,6 +24,7 @@ from student_jax.evaluation.judge import (
     smallest_side,
 )
 from student_jax.evaluation.report import html_page, json_text, markdown_table, notes, write_text
+from student_jax.inference.result_names import name_of_file, possible_names
 from student_jax.inference.stylist import Stylist
 from student_jax.training.checkpoint import load_config
 from student_jax.training.data import Triplets, open_triplets, split_triplets
@@ -41,7 +42,6 @@ from triplets import (
     uint8_from_float,
     write_image,
 )
-from triplets.images import IMAGE_SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -371,7 +371,7 @@ def find_results(folder: Path, ids: Sequence[tuple[str, str]]) -> dict[tuple[str
     """
     files: dict[str, str] = {}
     for file in ImageFolder(folder).ids:
-        name = _flat(_without_suffix(file))
+        name = name_of_file(file)
         if name in files:
             raise InputError(
                 f'"{files[name]}" and "{file}" in {folder} share a name; expected one result for '
@@ -381,7 +381,7 @@ def find_results(folder: Path, ids: Sequence[tuple[str, str]]) -> dict[tuple[str
     found: dict[tuple[str, str], str] = {}
     pairs: dict[str, tuple[str, str]] = {}
     for pair in ids:
-        names = _result_names(*pair)
+        names = possible_names(*pair)
         matches = sorted({files[name] for name in names if name in files})
         if not matches:
             raise InputError(
@@ -398,30 +398,3 @@ def find_results(folder: Path, ids: Sequence[tuple[str, str]]) -> dict[tuple[str
             raise InputError(f'the result "{file}" could be that of {either}; rename the pictures.')
         found[pair], pairs[file] = file, pair
     return found
-
-
-def _result_names(content_id: str, style_id: str) -> list[str]:
-    """What a pair's result may be called, without its suffix.
-
-    scripts/stylize.py drops the suffixes of the pictures unless two of them would share a name.
-    """
-    contents, styles = (
-        (_flat(_without_suffix(name)), _flat(name)) for name in (content_id, style_id)
-    )
-    return [
-        f"{content}{between}{style}"
-        for between in ("--", "_stylized_")
-        for content in contents
-        for style in styles
-    ]
-
-
-def _flat(name: str) -> str:
-    return "_".join(PurePosixPath(name).parts)
-
-
-def _without_suffix(name: str) -> str:
-    # Nothing but the suffix of a picture: what follows the last dot of "coco/2017:1.1.0:train:5"
-    # tells it from others.
-    stem, dot, suffix = name.rpartition(".")
-    return stem if dot + suffix.lower() in IMAGE_SUFFIXES else name

@@ -1,17 +1,19 @@
 import errno
+import io
 import os
 import struct
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from triplets import (
     ImageError,
     centre_crop,
     crop_and_resize,
     decode_image,
+    encode_image,
     float_from_uint8,
     read_image,
     uint8_from_float,
@@ -254,7 +256,7 @@ def test_size_limits(tmp_path):
     assert read_image(path, max_pixels=200).shape == (10, 20, 3)
     with pytest.raises(ImageError, match="20 x 10 pixels, more than the limit of 199"):
         read_image(path, max_pixels=199)
-    with pytest.raises(ImageError, match="20 x 10 pixels, its shorter side needs 16"):
+    with pytest.raises(ImageError, match="20 x 10 pixels; its shorter side needs 16"):
         decode_image(path, min_side=16)
 
 
@@ -334,6 +336,40 @@ def test_jpeg_write(tmp_path):
     np.testing.assert_allclose(read_image(tmp_path / "a.jpg").astype(int), ramp, atol=3)
 
 
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".PNG"])
+def test_an_encoded_picture_is_what_a_written_file_holds(tmp_path, suffix):
+    pixels = noise(9, 12, 3)
+    write_image(tmp_path / f"a{suffix}", pixels)
+    assert encode_image(pixels, suffix) == (tmp_path / f"a{suffix}").read_bytes()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpeg", ".webp"])
+def test_a_colour_profile_is_embedded_and_changes_no_pixel(suffix):
+    pixels, profile = noise(9, 12, 3), ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+    encoded = encode_image(pixels, suffix, profile=profile.tobytes())
+    with Image.open(io.BytesIO(encoded)) as picture:
+        assert picture.info["icc_profile"] == profile.tobytes()
+    np.testing.assert_array_equal(
+        decode_image(io.BytesIO(encoded)).pixels,
+        decode_image(io.BytesIO(encode_image(pixels, suffix))).pixels,
+    )
+
+
+@pytest.mark.parametrize(("quality", "sampling"), [(95, 1), (94, 2)])
+def test_jpeg_quality_decides_the_resolution_of_colours(quality, sampling):
+    encoded = encode_image(noise(32, 32, 3), ".jpg", quality=quality)
+    with Image.open(io.BytesIO(encoded)) as picture:
+        # identifier, horizontal and vertical sampling, table of the first component: luma
+        assert picture.layer[0][1:3] == (sampling, sampling)
+
+
+def test_encoding_without_a_name_says_what_could_not_be_written():
+    with pytest.raises(
+        ImageError, match=r"cannot write a \.gif picture: the suffix must be one of"
+    ):
+        encode_image(noise(2, 2, 3), ".gif")
+
+
 @pytest.mark.parametrize("name", ["a.tga", "a", "a.gif"])
 def test_write_refuses_unknown_suffixes(tmp_path, name):
     with pytest.raises(ImageError, match=r"the suffix must be one of \.png"):
@@ -385,3 +421,14 @@ def test_written_files_have_ordinary_permissions(tmp_path):
     write_image(tmp_path / "a.png", noise(2, 2, 3))
     (tmp_path / "plain").write_bytes(b"")
     assert (tmp_path / "a.png").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_colour_profiles_of_rgb_pixels_are_returned(tmp_path):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    picture = Image.new("RGB", (64, 48), "red")
+    for suffix in ("jpg", "png", "webp", "tiff"):
+        decoded = decode_image(saved(tmp_path, picture, f"a.{suffix}", icc_profile=profile))
+        assert decoded.profile == profile and decoded.original_size == (48, 64)
+    assert decode_image(saved(tmp_path, picture, "none.jpg")).profile is None
+    grey = profile[:16] + b"GRAY" + profile[20:]
+    assert decode_image(saved(tmp_path, picture, "grey.png", icc_profile=grey)).profile is None
