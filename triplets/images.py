@@ -72,7 +72,7 @@ def decode_image(
 
     The EXIF orientation is applied. Transparent pictures are composited on white. 16-bit greys
     are scaled to 8 bits, float greys are taken as [0, 1], or as [0, 255] if any exceeds 1.
-    The first frame of an animation is read. Colour profiles (ICC) are returned, not applied.
+    The first frame of an animation is read. Colour profiles (ICC) are not applied.
 
     Args:
         file: path, or an encoded picture in memory; JPEG, PNG, WebP, GIF, BMP or TIFF.
