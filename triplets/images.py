@@ -51,11 +51,13 @@ class ImageError(InputError):
 
 
 class DecodedImage(NamedTuple):
-    """Pixels of a picture, upright, and the size it had before any reduced decoding."""
+    """Pixels of a picture, upright, and what else its file says about it."""
 
     pixels: UInt8[np.ndarray, "h w 3"]
     original_size: tuple[int, int]
-    """Height and width in pixels."""
+    """Height and width in pixels before any reduced decoding."""
+    profile: bytes | None = None
+    """ICC profile of the pixels; None if the file has none, or has one that is not of RGB."""
 
 
 def decode_image(
@@ -94,7 +96,7 @@ def decode_image(
             picture = picture.transpose(_UPRIGHT[orientation])
         if orientation >= 5:  # these swap rows and columns
             width, height = height, width
-        return DecodedImage(_rgb_pixels(picture), (height, width))
+        return DecodedImage(_rgb_pixels(picture), (height, width), _rgb_profile(picture))
 
 
 def read_image(
@@ -275,6 +277,12 @@ def _orientation(picture: Image.Image) -> int:
     except Exception:
         return 1  # a damaged EXIF block does not spoil the pixels
     return orientation if orientation in range(1, 9) else 1
+
+
+def _rgb_profile(picture: Image.Image) -> bytes | None:
+    profile = picture.info.get("icc_profile")
+    # ICC.1:2022, 7.2: bytes 16 to 19 of the header name the colour space of the pixels.
+    return profile if profile and profile[16:20] == b"RGB " else None
 
 
 def _rgb_pixels(picture: Image.Image) -> UInt8[np.ndarray, "h w 3"]:

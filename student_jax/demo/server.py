@@ -1,4 +1,4 @@
-"""A web page to try a student on: served by this machine, for this machine."""
+"""`style-distil demo`: a web page to try a student, served by this machine for this machine."""
 
 import base64
 import binascii
@@ -16,24 +16,29 @@ import numpy as np
 from jaxtyping import UInt8
 
 from student_jax.compilation import enable_compilation_cache
-from student_jax.inference.pictures import encode
 from student_jax.inference.stylist import Stylist
 from triplets import (
     InputError,
     decode_image,
+    encode_image,
     float_from_uint8,
     resize_shorter_side,
     uint8_from_float,
 )
 from triplets.bundled import SAMPLES
+from triplets.errors import one_line
 
 PAGE = Path(__file__).parent / "page" / "index.html"
 KINDS = ("content", "style")
 
 MAX_BODY_BYTES = 48 * 2**20
-"""Of a request: three pictures of 12 MB, in base64."""
+"""Largest request: three pictures of 12 MB, in base64."""
+
 MAX_PIXELS = 40_000_000
+"""Largest picture that is decoded."""
+
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+"""What browsers call this machine."""
 
 
 @dataclass(frozen=True)
@@ -41,26 +46,27 @@ class DemoConfig:
     """Serve the demo page."""
 
     checkpoint: str = "mini"
-    """"mini" (the bundled student), the workdir of a training run, or an exported folder."""
+    """"mini" (the bundled student), the workdir of a training run, an exported folder or
+    safetensors file, or hf://OWNER/NAME."""
     host: str = "127.0.0.1"
-    """Address to listen at; anything but this machine's own lets others in."""
+    """Address to listen on; any other than this one lets other machines in."""
     port: int = 7860
-    """Port to listen at; 0 takes a free one."""
+    """Port to listen on; 0 chooses a free one."""
     max_size: int = 768
-    """Shorter side in pixels to which larger pictures are reduced."""
+    """Reduce larger contents to this shorter side (px)."""
 
     def __post_init__(self):
         if not 0 <= self.port <= 65535:
-            raise ValueError(f"port is {self.port}; expected 0 to 65535")
+            raise ValueError(f"port is {self.port}; expected 0 to 65535.")
         if self.max_size < 1:
-            raise ValueError(f"max_size is {self.max_size}; expected 1 or more")
+            raise ValueError(f"max_size is {self.max_size}; expected 1 or more.")
 
 
 def demo(config: DemoConfig) -> None:
     """Serve until interrupted.
 
     Raises:
-        InputError: no such student, or an address where it cannot listen.
+        InputError: no such student, or an address that it cannot listen on.
     """
     enable_compilation_cache()
     stylist = Stylist.from_pretrained(config.checkpoint)
@@ -70,18 +76,18 @@ def demo(config: DemoConfig) -> None:
 
 
 def make_server(stylist: Stylist, host: str, port: int, max_size: int) -> ThreadingHTTPServer:
-    """A server of the page that is not running yet; port 0 takes a free one.
+    """A server of the page, not running yet; port 0 chooses a free one.
 
     Raises:
         InputError: the port is taken, or the address is not this machine's.
     """
-    # One picture at a time: several would share the same cores, and multiply the memory.
+    # One picture at a time: several would share the same cores and multiply the memory.
     lock = threading.Lock()
     try:
         return ThreadingHTTPServer((host, port), partial(_Handler, stylist, lock, max_size))
     except OSError as error:
         raise InputError(
-            f"cannot listen at {host}, port {port}: {error.strerror}; give another --port, or "
+            f"cannot listen on {host}, port {port}: {one_line(error)}; give another --port or "
             "--host."
         ) from error
 
@@ -101,7 +107,9 @@ def stylise_request(stylist: Stylist, request: dict, max_size: int) -> UInt8[np.
         strength, blend = float(request["strength"]), float(request["blend"])
         preserve_colour = bool(request["preserve_colour"])
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"not a request of this page: {error!r}.") from error
+        raise InputError(
+            "not a request of this page; expected styles, strength, blend and preserve_colour."
+        ) from error
     if not 1 <= len(styles) <= 2 or not 0 <= blend <= 1:
         raise InputError("expected one or two styles, and a blend from 0 to 1.")
     pixels = float_from_uint8(resize_shorter_side(_picture("content", content), max_size))
@@ -109,6 +117,16 @@ def stylise_request(stylist: Stylist, request: dict, max_size: int) -> UInt8[np.
     weights = [1.0] if len(styles) == 1 else [1 - blend, blend]
     style = stylist.encode_style(encoded, weights)
     return uint8_from_float(stylist(pixels, style, strength, preserve_colour=preserve_colour))
+
+
+def _parse(body: bytes) -> dict:
+    try:
+        request = json.loads(body)
+    except ValueError as error:  # no JSON, or no UTF-8
+        raise InputError(f"not a request of this page: {one_line(error)}.") from error
+    if not isinstance(request, dict):
+        raise InputError("not a request of this page; expected a JSON object.")
+    return request
 
 
 def _samples() -> dict[str, list[str]]:
@@ -126,7 +144,7 @@ def _picture(kind: str, given: object) -> UInt8[np.ndarray, "h w 3"]:
     try:
         data = base64.b64decode(given.partition(",")[2], validate=True)
     except binascii.Error as error:
-        raise InputError(f"the {kind} is no picture: {error}.") from error
+        raise InputError(f"the {kind} is not a picture: {one_line(error)}.") from error
     return decode_image(io.BytesIO(data), name=f"the {kind}", max_pixels=MAX_PIXELS).pixels
 
 
@@ -139,20 +157,20 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         kind, _, name = unquote(self.path).removeprefix("/samples/").partition("/")
-        if not self._asked_by_name():
+        if not self._is_for_this_machine():
             return
         if self.path == "/":
-            self._answer(PAGE.read_bytes(), "text/html; charset=utf-8")
+            self._send(PAGE.read_bytes(), "text/html; charset=utf-8")
         elif self.path == "/samples":
-            self._answer(json.dumps(_samples()).encode(), "application/json")
+            self._send(json.dumps(_samples()).encode(), "application/json")
         elif kind in KINDS and name in _samples()[kind]:  # no other path is ever opened
-            self._answer((SAMPLES / kind / name).read_bytes(), "image/jpeg")
+            self._send((SAMPLES / kind / name).read_bytes(), "image/jpeg")
         else:
             self._refuse("there is nothing here.", HTTPStatus.NOT_FOUND)
 
     def do_POST(self):
         length = self.headers.get("Content-Length", "")
-        if not self._asked_by_name():
+        if not self._is_for_this_machine():
             return
         # A form of another site cannot send this type without being asked first (CORS).
         if self.path != "/stylise" or self.headers.get_content_type() != "application/json":
@@ -160,25 +178,23 @@ class _Handler(BaseHTTPRequestHandler):
         elif not length.isdigit() or int(length) > MAX_BODY_BYTES:
             limit = MAX_BODY_BYTES >> 20
             self._refuse(
-                f"the pictures are too large; together {limit * 3 // 4} MB at most.",
+                f"the pictures are too large; together they may have {limit * 3 // 4} MB at most.",
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             )
         else:
             try:
-                request = json.loads(self.rfile.read(int(length)))
-                if not isinstance(request, dict):
-                    raise InputError("not a request of this page.")
+                request = _parse(self.rfile.read(int(length)))
                 with self._lock:
                     pixels = stylise_request(self._stylist, request, self._max_size)
-                self._answer(encode(pixels, ".png"), "image/png")
-            except (InputError, json.JSONDecodeError, UnicodeDecodeError) as error:
+                self._send(encode_image(pixels, ".png"), "image/png")
+            except InputError as error:
                 self._refuse(str(error), HTTPStatus.BAD_REQUEST)
 
     def log_message(self, format, *args):
-        pass  # what people try is nobody's business
+        pass  # what people try stays private
 
-    def _asked_by_name(self) -> bool:
-        """Whether the browser asked for this machine: another site's name may lead here (DNS)."""
+    def _is_for_this_machine(self) -> bool:
+        """Whether the browser asked for this machine; else another site's name led here (DNS)."""
         host = self.headers.get("Host", "").rpartition(":")[0] or self.headers.get("Host", "")
         bound = self.server.server_address[0]
         if bound not in ("127.0.0.1", "::1") or host in LOOPBACK:
@@ -188,9 +204,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _refuse(self, message: str, status: HTTPStatus) -> None:
         self.close_connection = True  # what was not read must not be taken for a request
-        self._answer(json.dumps({"error": message}).encode(), "application/json", status)
+        self._send(json.dumps({"error": message}).encode(), "application/json", status)
 
-    def _answer(self, body: bytes, kind: str, status: HTTPStatus = HTTPStatus.OK) -> None:
+    def _send(self, body: bytes, kind: str, status: HTTPStatus = HTTPStatus.OK) -> None:
         self.send_response(status)
         for name, value in (
             ("Content-Type", kind),

@@ -1,13 +1,13 @@
 """Stylised pictures of anyone's, found by the names of their contents and styles."""
 
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from student_jax.evaluation.config import EvaluateConfig
 from student_jax.evaluation.judge import Example, Method
 from student_jax.evaluation.measures.pixels import Picture
+from student_jax.inference.result_names import name_of_file, possible_names
 from triplets import ImageFolder, InputError, crop_and_resize, float_from_uint8, read_image
-from triplets.images import IMAGE_SUFFIXES
 
 
 def results_method(config: EvaluateConfig, ids: Sequence[tuple[str, str]]) -> Method:
@@ -47,7 +47,7 @@ def find_results(folder: Path, ids: Sequence[tuple[str, str]]) -> dict[tuple[str
     """
     files: dict[str, str] = {}
     for file in ImageFolder(folder).ids:
-        name = _flat(_without_suffix(file))
+        name = name_of_file(file)
         if name in files:
             raise InputError(
                 f'"{files[name]}" and "{file}" in {folder} share a name; expected one result for '
@@ -57,7 +57,7 @@ def find_results(folder: Path, ids: Sequence[tuple[str, str]]) -> dict[tuple[str
     found: dict[tuple[str, str], str] = {}
     pairs: dict[str, tuple[str, str]] = {}
     for pair in ids:
-        names = _result_names(*pair)
+        names = possible_names(*pair)
         matches = sorted({files[name] for name in names if name in files})
         if not matches:
             raise InputError(
@@ -74,30 +74,3 @@ def find_results(folder: Path, ids: Sequence[tuple[str, str]]) -> dict[tuple[str
             raise InputError(f'the result "{file}" could be that of {either}; rename the pictures.')
         found[pair], pairs[file] = file, pair
     return found
-
-
-def _result_names(content_id: str, style_id: str) -> list[str]:
-    """What a pair's result may be called, without its suffix.
-
-    "style-distil stylize" drops the suffixes of the pictures unless two of them would share a name.
-    """
-    contents, styles = (
-        (_flat(_without_suffix(name)), _flat(name)) for name in (content_id, style_id)
-    )
-    return [
-        f"{content}{between}{style}"
-        for between in ("--", "_stylized_")
-        for content in contents
-        for style in styles
-    ]
-
-
-def _flat(name: str) -> str:
-    return "_".join(PurePosixPath(name).parts)
-
-
-def _without_suffix(name: str) -> str:
-    # Nothing but the suffix of a picture: what follows the last dot of "coco/2017:1.1.0:train:5"
-    # tells it from others.
-    stem, dot, suffix = name.rpartition(".")
-    return stem if dot + suffix.lower() in IMAGE_SUFFIXES else name

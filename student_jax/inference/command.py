@@ -1,45 +1,38 @@
-"""Stylising picture files: each content with each style."""
+"""`style-distil stylize`: each content with each style."""
 
-import glob
-import io
 import itertools
 import json
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from functools import cached_property
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32
 from tqdm import tqdm
 
 from student_jax.compilation import enable_compilation_cache
-from student_jax.inference.pictures import FORMATS, colour_profile, encode
-from student_jax.inference.stylist import MAX_MEMORY, STYLE_SIZE, EncodedStyle, Stylist
-from student_jax.inference.video import VIDEO_SUFFIXES, stylise_video
-from student_jax.weights.folder import open_student
-from triplets import (
-    ImageError,
-    ImageFile,
-    ImageFolder,
-    ImageSource,
-    InputError,
-    decode_image,
-    float_from_uint8,
-    open_source,
-    resize_shorter_side,
-    uint8_from_float,
+from student_jax.inference.inputs import (
+    STREAM,
+    Input,
+    find_inputs,
+    kinds_by_name,
+    looks_weighted,
+    mask_file,
+    split_weight,
 )
+from student_jax.inference.pictures import mask_pixels
+from student_jax.inference.result_names import Job, check_suffix, list_jobs, unique_names
+from student_jax.inference.stylist import MAX_MEMORY, STYLE_SIZE, EncodedStyle, Stylist
+from student_jax.inference.video import stylise_video
+from student_jax.weights.folder import open_student
+from triplets import DecodedImage, InputError, encode_image, float_from_uint8, uint8_from_float
 from triplets.atomic import atomic_write
-from triplets.images import IMAGE_SUFFIXES
-
-STREAM = "-"
-"""Standard input as a content, standard output as the result."""
-
-MAX_STREAM_BYTES = 256 * 2**20
+from triplets.errors import one_line
 
 
 @dataclass(frozen=True)
@@ -49,70 +42,57 @@ class StyliseConfig:
     content: tuple[str, ...]
     """Pictures, folders, patterns such as "photos/*.jpg", videos, or - for standard input."""
     style: tuple[str, ...]
-    """Pictures, folders or patterns; with weights, such as a.jpg:0.7 b.jpg:0.3, they are mixed."""
+    """Pictures, folders or patterns. With weights, as in a.jpg:0.7 b.jpg:0.3, they are mixed."""
     out: str
-    """Folder for CONTENT--STYLE.png, a pattern such as "out/{content}_{style}.jpg", a picture or
-    video file for a single result, or - for standard output."""
+    """Where results go: a folder (files are named CONTENT--STYLE.png), a pattern such as
+    "out/{content}_{style}.jpg", a file if there is one result, or - for standard output."""
     checkpoint: str = "mini"
     """"mini" (the bundled student), the workdir of a training run, an exported folder or
     safetensors file, or hf://OWNER/NAME."""
     step: Literal["best", "latest"] | int = "best"
-    """Which checkpoint of a training run; "best" has the smallest squared error, but of a run with
-    another loss than L1 it is the latest: that error would choose the smoothest pictures."""
+    """Checkpoint of a training run. best: lowest validation MSE for runs with L1, the latest step
+    for other losses (MSE prefers blurry pictures)."""
     strength: float = 1.0
-    """0 keeps the content, 1 is the student's full effect."""
+    """Strength of the effect, from 0 (the content) to 1 (the student's full effect)."""
     preserve_colour: bool = False
-    """Keep the content's colours: only its luminance is stylised."""
+    """Keep the colours of the content; only its luminance is stylised."""
     mask: str | None = None
-    """Grey picture, white where the contents are stylised and black where they stay; or a folder
-    with one for each content, by its name. It needs the content's proportions."""
+    """Grey picture: white is stylised, black is left as it is. Or a folder with one mask per
+    content, of the same name. A mask needs the proportions of its content."""
     size: int | None = None
-    """Shorter side in pixels to which larger contents are reduced; by default they keep theirs."""
+    """Reduce larger contents to this shorter side (px); by default they keep their size."""
     style_size: int = STYLE_SIZE
-    """Shorter side in pixels at which styles are shown to the student: what it was trained with."""
+    """Reduce larger styles to this shorter side (px); use the size that the student was trained
+    with."""
     max_memory: float = MAX_MEMORY / 2**30
-    """GiB for the computation: larger pictures are done in tiles."""
+    """Memory for the computation (GiB). Pictures that need more are processed in tiles."""
     smoothing: float = 0.5
-    """Videos: share of the previous frame that still regions keep, against flicker; 0 to 0.95."""
+    """Videos: how much of the previous frame still regions keep, from 0 to 0.95, to reduce
+    flicker."""
     json: bool = False
-    """Print one JSON object about all results, failed ones too, on standard output."""
+    """Print one JSON object with all results, failed ones included, on standard output."""
     overwrite: bool = False
-    """Replace results that exist already instead of keeping them."""
+    """Replace existing results instead of keeping them."""
 
     def __post_init__(self):
         if not 0 <= self.strength <= 1:
-            raise ValueError(f"strength is {self.strength}; expected 0 to 1")
+            raise ValueError(f"strength is {self.strength}; expected 0 to 1.")
         if not 0 <= self.smoothing <= 0.95:
-            raise ValueError(f"smoothing is {self.smoothing}; expected 0 to 0.95")
+            raise ValueError(f"smoothing is {self.smoothing}; expected 0 to 0.95.")
         for name in ("size", "style_size", "max_memory"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected more than 0")
+                raise ValueError(f"{name} is {getattr(self, name)}; expected more than 0.")
         if not self.content or not self.style:
-            raise ValueError("expected at least one content and one style")
-        weighted = [_weighted(spec) is not None for spec in self.style]
-        if any(weighted) and not all(weighted):
-            raise ValueError("some styles have weights and some have none; expected all or none")
+            raise ValueError("expected at least one content and one style.")
+        _check_weights([looks_weighted(spec) for spec in self.style])
         if self.json and self.out == STREAM:
-            raise ValueError("--json and the picture would both go to standard output")
+            raise ValueError("--json and the picture would both go to standard output.")
         if "" in (*self.content, *self.style, self.out):  # which would be the current folder
-            raise ValueError("content, style or out is empty; expected names")
+            raise ValueError("content, style or out is empty; expected names.")
         unknown = set(re.findall(r"\{.*?\}", self.out)) - {"{content}", "{style}"}
         if unknown:
-            raise ValueError(f"out has {min(unknown)}; expected only {{content}} and {{style}}")
-        suffix = Path(self.out).suffix.lower()
-        if _is_pattern(self.out) and suffix not in (*FORMATS, *VIDEO_SUFFIXES):
-            raise ValueError(
-                f"out is {self.out!r}; expected a folder, or a file or pattern that ends in "
-                f"{', '.join((*FORMATS, *VIDEO_SUFFIXES))}"
-            )
-        kinds = _kinds(self.content)
-        if self.out == STREAM and "video" in kinds:
-            raise ValueError("videos cannot go to standard output; expected a folder or file")
-        for kind, suffixes in (("picture", FORMATS), ("video", VIDEO_SUFFIXES)):
-            if _is_pattern(self.out) and kinds == {kind} and suffix not in suffixes:
-                raise ValueError(
-                    f"out is {self.out!r}; expected a {kind} to end in {', '.join(suffixes)}"
-                )
+            raise ValueError(f"out has {min(unknown)}; expected only {{content}} and {{style}}.")
+        check_suffix(self.out, kinds_by_name(self.content))
 
 
 class Result(NamedTuple):
@@ -129,35 +109,11 @@ class Result(NamedTuple):
     mask: str = ""
 
 
-class _Input(NamedTuple):
-    """A picture, or a video, that was asked for."""
-
-    id: str
-    label: str
-    path: Path | None
-    source: ImageSource | None = None
-    index: int = 0
-
-    @property
-    def is_video(self) -> bool:
-        return self.path is not None and self.path.suffix.lower() in VIDEO_SUFFIXES
-
-    def load(self, size: int | None) -> tuple[UInt8[np.ndarray, "h w 3"], bytes | None]:
-        """Pixels, with the shorter side reduced to `size`, and the colour profile."""
-        if self.source is not None and self.path is None:
-            pixels, profile = self.source.load(self.index, at_least=size).pixels, None
-        else:
-            encoded = _read(self.path)
-            pixels = decode_image(io.BytesIO(encoded), name=self.label, at_least=size).pixels
-            profile = colour_profile(encoded)
-        return (pixels if size is None else resize_shorter_side(pixels, size)), profile
-
-
 def stylise_files(config: StyliseConfig) -> list[Result]:
-    """Write a picture for each pair; unusable inputs are named, and the others still done.
+    """Write a picture for each pair; unusable inputs are reported, and the others still done.
 
     Raises:
-        InputError: at the end, when some input failed; at once, when no result is possible.
+        InputError: at the end, if an input failed; at once, if no result is possible.
     """
     enable_compilation_cache()
     start = time.monotonic()
@@ -174,296 +130,219 @@ def stylise_files(config: StyliseConfig) -> list[Result]:
 
 
 def _stylise_all(config: StyliseConfig, results: list[Result]) -> None:
-    """Append what became of every input, also where an error ends it early."""
+    """Append what became of every input, even if an error ends the work early."""
     start = time.monotonic()
-    contents, missing_contents = _expand(config.content)
-    specs = [_weighted(spec) or (spec, None) for spec in config.style]
-    styles, missing_styles = _expand([spec for spec, _ in specs])
-    results += [Result(spec, "", "", "failed", error=e) for spec, e in missing_contents]
-    results += [Result("", spec, "", "failed", error=e) for spec, e in missing_styles]
+    contents, unusable_contents = find_inputs(config.content)
+    specs, weights = zip(*map(split_weight, config.style), strict=True)
+    styles, unusable_styles = find_inputs(specs)
+    results += [Result(spec, "", "", "failed", error=error) for spec, error in unusable_contents]
+    results += [Result("", spec, "", "failed", error=error) for spec, error in unusable_styles]
     for result in results:
         _say(f"failed: {result.error}")
+
+    is_mixture = _check_weights([weight is not None for weight in weights])
     if config.mask is not None and not Path(config.mask).exists():
         raise InputError(f"the mask {config.mask!r} does not exist; expected a grey picture.")
-    if missing_styles and specs[0][1] is not None:
+    if unusable_styles and is_mixture:
         raise InputError("a mixture needs all of its styles.")
-
     for name, found, specified in (
         ("content", contents, config.content),
         ("style", styles, config.style),
     ):
         if not found:
             raise InputError(f"no usable {name} in {' '.join(specified)!r}.")
+    if None in kinds_by_name(config.content) and not Path(config.out).is_dir():
+        check_suffix(config.out, {content.kind for content in contents})
+
     stylist = Stylist(
         open_student(config.checkpoint, config.step),
         style_size=config.style_size,
         max_memory=int(config.max_memory * 2**30),
     )
-    encoded = _encode_styles(stylist, styles, [weight for _, weight in specs], results)
+    encoded, unreadable = _encode_styles(stylist, styles)
+    results += unreadable
+    if is_mixture:
+        if unreadable or len(encoded) != len(weights):
+            raise InputError("a mixture needs one readable picture for each weight.")
+        encoded = {"+".join(encoded): stylist.encode_style(list(encoded.values()), weights)}
     if not encoded:
         raise InputError(f"no usable style in {' '.join(config.style)!r}.")
 
-    files = {one.path for one in (*contents, *styles)}
-    if config.mask is not None:
-        files |= {Path(config.mask), *Path(config.mask).rglob("*")}
-    jobs = _jobs(config, contents, list(encoded), files)
+    jobs = list_jobs(config.out, contents, list(encoded), _files(config, contents, styles))
     with tqdm(total=len(jobs), unit="picture", desc="stylising", disable=None) as bar:
-        for content, of_content in itertools.groupby(jobs, key=lambda job: job[0]):
-            done = _stylise_one(config, stylist, content, list(of_content), encoded, bar)
-            results.extend(done)
+        work = Work(config, stylist, encoded, bar)
+        for content, of_content in itertools.groupby(jobs, key=lambda job: job.content):
+            results += work.stylise(content, list(of_content))
+
     if not config.json:
         _print_summary(config, results, time.monotonic() - start)
     failed = [result for result in results if result.status == "failed"]
     if failed:
-        raise InputError(f"{len(failed)} of {len(results)} failed; the first: {failed[0].error}")
+        first = failed[0].error.removesuffix(".")
+        raise InputError(f"{len(failed)} of {len(results)} failed; the first: {first}.")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What all results of one call share."""
+
+    config: StyliseConfig
+    stylist: Stylist
+    styles: Mapping[str, EncodedStyle]
+    """By name."""
+    bar: tqdm
+
+    def stylise(self, content: Input, jobs: Sequence[Job]) -> list[Result]:
+        """Make the results of one content, which is decoded once, and only if one is missing."""
+        decoded = _DecodedContent(content, self.config)
+        results = []
+        for job in jobs:
+            if job.path is not None and job.path.exists() and not self.config.overwrite:
+                results.append(Result(content.label, job.style, job.out, "kept"))
+            else:
+                results.append(self._make(decoded, job))
+            self.bar.update()
+        return results
+
+    def _make(self, content: "_DecodedContent", job: Job) -> Result:
+        start = time.monotonic()
+        mask = error = ""
+        height = width = 0
+        try:
+            if job.path is not None:
+                _make_folder_of(job.path)
+            mask = str(content.mask_file or "")
+            make = self._make_video if job.content.kind == "video" else self._make_picture
+            height, width = make(content, job)
+        except InputError as unusable:
+            error = str(unusable)
+        except OSError as unwritable:  # reading fails with an InputError
+            error = f"cannot write {job.out!r}: {one_line(unwritable)}."
+        if error:
+            _say(f"failed: {error}")
+        return Result(
+            job.content.label,
+            job.style,
+            job.out,
+            status="failed" if error else "written",
+            seconds=0.0 if error else round(time.monotonic() - start, 3),
+            width=width,
+            height=height,
+            error=error,
+            mask=mask,
+        )
+
+    def _make_picture(self, content: "_DecodedContent", job: Job) -> tuple[int, int]:
+        """Write one picture; returns its height and width in pixels."""
+        pixels, style = content.picture.pixels, self.styles[job.style]
+        plan = self.stylist.plan(*pixels.shape[:2], style)
+        if plan.tile is not None:
+            _say(str(plan))
+        stylised = self.stylist(
+            float_from_uint8(pixels),
+            style,
+            self.config.strength,
+            preserve_colour=self.config.preserve_colour,
+            mask=content.mask,
+            plan=plan,
+        )
+        encoded = encode_image(
+            uint8_from_float(stylised),
+            ".png" if job.path is None else job.path.suffix,
+            profile=content.picture.profile,
+            name=job.out,
+        )
+        if job.path is None:
+            sys.stdout.buffer.write(encoded)
+            sys.stdout.buffer.flush()
+        else:
+            with atomic_write(job.path) as file:
+                file.write(encoded)
+        return pixels.shape[:2]
+
+    def _make_video(self, content: "_DecodedContent", job: Job) -> tuple[int, int]:
+        """Write one video; returns its height and width in pixels."""
+        video = stylise_video(
+            self.stylist,
+            job.content.path,
+            self.styles[job.style],
+            job.path,
+            strength=self.config.strength,
+            preserve_colour=self.config.preserve_colour,
+            mask=content.mask_file,
+            smoothing=self.config.smoothing,
+            size=self.config.size,
+        )
+        _say(str(video))
+        return video.height, video.width
+
+
+class _DecodedContent:
+    """The picture and the mask of a content, each read when it is first asked for."""
+
+    def __init__(self, content: Input, config: StyliseConfig):
+        self._content, self._config = content, config
+
+    @cached_property
+    def picture(self) -> DecodedImage:
+        return self._content.load(self._config.size)
+
+    @cached_property
+    def mask_file(self) -> Path | None:
+        mask = self._config.mask
+        return None if mask is None else mask_file(self._content, Path(mask))
+
+    @cached_property
+    def mask(self) -> Float32[np.ndarray, "h w"] | None:
+        if self.mask_file is None:
+            return None
+        return mask_pixels(self.mask_file, self.picture.pixels.shape)[..., 0]
+
+
+def _check_weights(weighted: Sequence[bool]) -> bool:
+    """Whether styles are to be mixed: all of them have a weight.
+
+    Raises:
+        InputError: only some have one.
+    """
+    if any(weighted) and not all(weighted):
+        raise InputError("some styles have weights and some have none; expected all or none.")
+    return all(weighted)
 
 
 def _encode_styles(
-    stylist: Stylist,
-    styles: Sequence[_Input],
-    weights: Sequence[float | None],
-    results: list[Result],
-) -> dict[str, EncodedStyle]:
-    """Styles by name, or their mixture; those that cannot be read are appended to the results."""
-    encoded = {}
-    names = _names(styles)
-    for name, style in zip(names, styles, strict=True):
+    stylist: Stylist, styles: Sequence[Input]
+) -> tuple[dict[str, EncodedStyle], list[Result]]:
+    """Styles by name, and what became of those that cannot be read."""
+    encoded, unreadable = {}, []
+    for name, style in zip(unique_names(styles), styles, strict=True):
         try:
-            pixels, _ = style.load(None)
-            encoded[name] = stylist.encode_style(pixels)
+            encoded[name] = stylist.encode_style(style.load().pixels)
         except InputError as error:
             _say(f"failed: {error}")
-            results.append(Result("", style.label, "", "failed", error=str(error)))
-    if weights[0] is not None:
-        if not len(weights) == len(styles) == len(encoded):
-            raise InputError("a mixture needs one readable picture for each weight.")
-        encoded = {"+".join(names): stylist.encode_style(list(encoded.values()), weights)}
-    return encoded
+            unreadable.append(Result("", style.label, "", "failed", error=str(error)))
+    return encoded, unreadable
 
 
-def _stylise_one(config, stylist, content, jobs, encoded, bar) -> list[Result]:
-    """All results of one content, which is decoded once, and only if something is to be done."""
-    results, loaded, mask = [], None, None
-    for _, style, out in jobs:
-        began = time.monotonic()
-        result = Result(content.label, style, str(out), "kept")
-        if out == STREAM or config.overwrite or not Path(out).exists():
-            try:
-                _make_folder_of(out)
-                mask = mask or _mask_of(content, config.mask)
-                result = result._replace(mask=str(mask or ""))
-                if content.is_video:
-                    size = _stylise_video(config, stylist, content.path, mask, encoded[style], out)
-                else:
-                    loaded = loaded or (*content.load(config.size), mask)
-                    size = _stylise_picture(config, stylist, *loaded, encoded[style], out)
-                seconds = round(time.monotonic() - began, 3)
-                result = result._replace(status="written", seconds=seconds)
-                result = result._replace(height=size[0], width=size[1])
-            except (InputError, OSError) as error:
-                reason = str(error)
-                if isinstance(error, OSError):  # reading fails with an InputError
-                    reason = f"cannot write {str(out)!r}: {error.strerror or error}"
-                result = result._replace(status="failed", error=reason)
-                _say(f"failed: {reason}")
-        results.append(result)
-        bar.update()
-    return results
+def _files(config: StyliseConfig, contents: Sequence[Input], styles: Sequence[Input]) -> set[Path]:
+    """All files that are read, which no result may replace."""
+    files = {one.path for one in (*contents, *styles) if one.path is not None}
+    if config.mask is not None:
+        files |= {Path(config.mask), *Path(config.mask).rglob("*")}
+    return files
 
 
-def _stylise_picture(config, stylist, pixels, profile, mask, style, out) -> tuple[int, int]:
-    plan = stylist.plan(*pixels.shape[:2], style)
-    if plan.tile is not None:
-        _say(str(plan))
-    stylised = stylist(
-        float_from_uint8(pixels),
-        style,
-        config.strength,
-        preserve_colour=config.preserve_colour,
-        mask=mask,
-    )
-    suffix = ".png" if out == STREAM else Path(out).suffix
-    picture = encode(uint8_from_float(stylised), suffix, profile)
-    if out == STREAM:
-        sys.stdout.buffer.write(picture)
-        sys.stdout.buffer.flush()
-    else:
-        with atomic_write(out) as file:
-            file.write(picture)
-    return pixels.shape[:2]
-
-
-def _stylise_video(config, stylist, path, mask, style, out) -> tuple[int, int]:
-    video = stylise_video(
-        stylist,
-        path,
-        style,
-        Path(out),
-        strength=config.strength,
-        preserve_colour=config.preserve_colour,
-        mask=mask,
-        smoothing=config.smoothing,
-        size=config.size,
-    )
-    _say(str(video))
-    return video.height, video.width
-
-
-def _mask_of(content: _Input, mask: str | None) -> Path | None:
-    """The picture that says where a content is stylised.
-
-    Raises:
-        InputError: a folder of masks has none with the content's name.
-    """
-    if mask is None or not Path(mask).is_dir():
-        return None if mask is None else Path(mask)
-    name = PurePosixPath(content.id)
-    for suffix in IMAGE_SUFFIXES:
-        path = Path(mask, name.with_suffix(suffix))
-        if path.is_file():
-            return path
-    expected = str(Path(mask, name.with_suffix(".png")))
-    raise InputError(f"{content.label!r} has no mask; expected {expected!r} or another format.")
-
-
-def _make_folder_of(out: Path | str) -> None:
-    """Before the work, so that a place that cannot be written is found at once.
+def _make_folder_of(path: Path) -> None:
+    """Before the work, so that a path that cannot be written is found at once.
 
     Raises:
         InputError: a file is where a folder should be.
         OSError: no permission and so on.
     """
     try:
-        if out != STREAM:
-            Path(out).parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise InputError(f"cannot write {str(out)!r}: its folder is a file.") from error
-
-
-def _expand(specs: Sequence[str]) -> tuple[list[_Input], list[tuple[str, str]]]:
-    """All pictures that the specs stand for, and the specs that stand for none, with reasons."""
-    inputs, missing = [], []
-    for spec in specs:
-        if spec == STREAM:
-            inputs.append(_Input("stdin", "standard input", None))
-            continue
-        paths = _paths(spec)
-        if not paths:
-            missing.append((spec, f"{spec!r} matches nothing; expected pictures"))
-        for path in paths:
-            if Path(path).suffix.lower() in VIDEO_SUFFIXES and Path(path).is_file():
-                inputs.append(_Input(Path(path).name, path, Path(path)))
-                continue
-            try:
-                source = open_source(path)
-            except InputError as error:
-                missing.append((path, str(error)))
-                continue
-            missing += [(name, f"{name!r} {reason}") for name, reason in source.skipped]
-            for index, name in enumerate(source.ids):
-                file = None
-                if isinstance(source, ImageFile):
-                    file = source.path
-                elif isinstance(source, ImageFolder):
-                    file = source.folder / name
-                inputs.append(_Input(name, str(file or name), file, source, index))
-    unique = {picture.label: picture for picture in inputs}
-    return list(unique.values()), missing
-
-
-def _paths(spec: str) -> list[str]:
-    """What a pattern matches; anything else stands for itself."""
-    if glob.has_magic(spec) and not Path(spec).exists() and not spec.startswith("tfds:"):
-        return sorted(glob.glob(spec, recursive=True))
-    return [spec]
-
-
-def _kinds(specs: Sequence[str]) -> set[Literal["picture", "video"]]:
-    """What the specs stand for, by their names."""
-    suffixes = (Path(path).suffix.lower() for spec in specs for path in _paths(spec))
-    return {"video" if suffix in VIDEO_SUFFIXES else "picture" for suffix in suffixes}
-
-
-def _jobs(config, contents, styles, inputs) -> list[tuple[_Input, str, Path | str]]:
-    """Content, style and place of every result.
-
-    Raises:
-        InputError: two results would share a place, or one would replace an input.
-    """
-    jobs, places = [], {}
-    inputs = {path.resolve() for path in inputs if path is not None}
-    for content, name in zip(contents, _names(contents), strict=True):
-        for style in styles:
-            out = _place(config.out, name, style, content.is_video)
-            if out in places:
-                raise InputError(
-                    f"{places[out]} and {content.label} with {style} would both be {out}; "
-                    "give a folder, or a pattern with {content} and {style}."
-                )
-            if out != STREAM and out.resolve() in inputs:
-                raise InputError(f"{out} is one of the inputs; choose another place for results.")
-            places[out] = f"{content.label} with {style}"
-            jobs.append((content, style, out))
-    return jobs
-
-
-def _place(out: str, content: str, style: str, video: bool) -> Path | str:
-    if out == STREAM:
-        return STREAM
-    if not _is_pattern(out):
-        return Path(out) / f"{content}--{style}{'.mp4' if video else '.png'}"
-    place = Path(out.replace("{content}", content).replace("{style}", style))
-    if video != (place.suffix.lower() in VIDEO_SUFFIXES):
-        place = place.with_suffix(".mp4" if video else ".png")
-    return place
-
-
-def _is_pattern(out: str) -> bool:
-    named = "{content}" in out or "{style}" in out
-    is_file = Path(out).suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
-    return named or (is_file and not Path(out).is_dir())
-
-
-def _weighted(spec: str) -> tuple[str, float] | None:
-    """Path and weight of "a.jpg:0.7"."""
-    match = re.fullmatch(r"(.+):(\d+\.?\d*|\.\d+)", spec)
-    if match is None or spec.startswith("tfds:") or Path(spec).exists():
-        return None
-    return match[1], float(match[2])
-
-
-def _names(inputs: Sequence[_Input]) -> list[str]:
-    """Ids as parts of file names: folders joined by "_", suffixes dropped where that is unique.
-
-    Raises:
-        InputError: two inputs would share a name.
-    """
-    ways = (
-        [PurePosixPath(one.id).with_suffix("") for one in inputs],
-        [PurePosixPath(one.id) for one in inputs],  # such as a.jpg beside a.png
-        [PurePosixPath(Path(one.label).as_posix()) for one in inputs],  # x/a.jpg beside y/a.jpg
-    )
-    for way in ways:
-        names = ["_".join(part for part in path.parts if part not in "/..") for path in way]
-        if len(set(names)) == len(names):
-            return names
-    for i, name in enumerate(names):
-        if name in names[:i]:
-            first, second = inputs[names.index(name)].label, inputs[i].label
-            raise InputError(f'"{first}" and "{second}" would share a result name.')
-    return names
-
-
-def _read(path: Path | None) -> bytes:
-    if path is not None:
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise ImageError(f"cannot read {str(path)!r}: {error.strerror}") from error
-    data = sys.stdin.buffer.read(MAX_STREAM_BYTES + 1)
-    if len(data) > MAX_STREAM_BYTES:
-        raise ImageError(f"standard input has more than {MAX_STREAM_BYTES >> 20} MiB")
-    return data
+        raise InputError(f"cannot write {str(path)!r}: its folder is a file.") from error
 
 
 def _say(text: str) -> None:
@@ -489,7 +368,7 @@ def _print_summary(config: StyliseConfig, results: Sequence[Result], seconds: fl
     each = ""
     if times:
         # The first picture of a size waits for its program to be compiled: the median does not.
-        each = f", {times[len(times) // 2]:.2f} s a picture (median)"
+        each = f", {times[len(times) // 2]:.2f} s per picture (median)"
     print(
         f"{counts['written']} pictures written to {config.out} in {seconds:.1f} s{each}; "
         f"{counts['kept']} were there already and kept, {counts['failed']} inputs failed.",

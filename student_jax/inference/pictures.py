@@ -1,4 +1,4 @@
-"""Pictures as people have them, to arrays for the student, and arrays back to encoded pictures."""
+"""Whatever is given as a picture or a mask, as arrays for the student."""
 
 import io
 import os
@@ -8,23 +8,14 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image, ImageOps
 
-from triplets import ImageError, InputError, decode_image, float_from_uint8
+from triplets import InputError, decode_image, float_from_uint8
 
-Picture = str | os.PathLike | Image.Image | np.ndarray | jax.Array
+PictureLike = str | os.PathLike | Image.Image | np.ndarray | jax.Array
 """A path, a PIL image, or RGB pixels [h w 3]: uint8, or floats in [0, 1]."""
-
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-"""What can be written, by suffix."""
-
-_OPTIONS = {
-    "PNG": {},
-    "JPEG": {"quality": 95, "subsampling": 0},
-    "WEBP": {"lossless": True},
-}
 
 
 def float_pixels(
-    name: str, picture: Picture
+    name: str, picture: PictureLike
 ) -> Float32[np.ndarray, "h w 3"] | Float32[np.ndarray, "b h w 3"]:
     """Pixels in [0, 1] of a picture, or of an array that is a batch of pictures.
 
@@ -54,13 +45,13 @@ def float_pixels(
     return pixels
 
 
-def mask_pixels(mask: Picture, shape: tuple[int, ...]) -> Float32[np.ndarray, "*b h w 1"]:
+def mask_pixels(mask: PictureLike, shape: tuple[int, ...]) -> Float32[np.ndarray, "*b h w 1"]:
     """How much of the effect every pixel gets, 0 to 1.
 
     Args:
-        mask: a path or PIL image (its brightness), which is brought to the content's size when it
-            has the content's proportions, to a hundredth; or an array [h w] or [b h w]: bool,
-            uint8, or floats in [0, 1].
+        mask: a path or PIL image, of which the brightness counts; it is resized to the content
+            and needs the content's proportions, to one percent. Or an array [h w] or [b h w] of
+            bool, uint8, or floats in [0, 1].
         shape: [h w 3] or [b h w 3] of the content.
 
     Raises:
@@ -92,7 +83,7 @@ def _fitted_mask(
             f"the {name} has {w} x {h} px for a content of {width} x {height} px; expected the "
             "same proportions."
         )
-    # Unlike Lanczos, this filter leaves black and white areas as they are up to their edges.
+    # Unlike Lanczos, this filter does not overshoot: black and white stay so up to the edges.
     fitted = Image.fromarray(mask).resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(fitted).clip(0, 1)
 
@@ -112,35 +103,11 @@ def resize(
     return np.stack([np.asarray(channel) for channel in channels], axis=-1).clip(0, 1)
 
 
-def colour_profile(encoded: bytes) -> bytes | None:
-    """The ICC profile in an encoded picture, if it has one that suits RGB pixels."""
-    with Image.open(io.BytesIO(encoded)) as picture:
-        profile = picture.info.get("icc_profile")
-    # ICC.1:2022, 7.2: bytes 16 to 19 of the header name the colour space of the pixels.
-    return profile if profile and profile[16:20] == b"RGB " else None
-
-
-def encode(pixels: UInt8[np.ndarray, "h w 3"], suffix: str, profile: bytes | None = None) -> bytes:
-    """Pixels as PNG, JPEG (quality 95) or WebP (lossless), by the suffix, with an ICC profile.
-
-    Raises:
-        ImageError: a size that the format cannot hold.
-    """
-    kind = FORMATS[suffix.lower()]
-    options = _OPTIONS[kind] | ({"icc_profile": profile} if profile else {})
-    encoded = io.BytesIO()
-    try:
-        Image.fromarray(pixels).save(encoded, format=kind, **options)
-    except (ValueError, OSError) as error:
-        raise ImageError(f"cannot write {suffix} of {list(pixels.shape)}: {error}") from error
-    return encoded.getvalue()
-
-
 def _rgb(name: str, picture: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
     picture = ImageOps.exif_transpose(picture)
     if picture.mode == "RGB":
         return np.array(picture)
-    # The other modes go through the one place that decodes pixels.
+    # `triplets.images` alone knows how the other modes become RGB.
     encoded = io.BytesIO()
     picture.save(encoded, "PNG" if picture.has_transparency_data else "TIFF")
     return decode_image(encoded, name=name).pixels

@@ -12,8 +12,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, Float32
 
-from student_jax.inference.pictures import Picture, float_pixels, mask_pixels, resize
+from student_jax.inference.pictures import PictureLike, float_pixels, mask_pixels, resize
 from student_jax.inference.tiling import MIN_TOKENS, bucket, mirror_pad, nearest_bucket, ramp, spans
+from student_jax.nets.colour import LUMA
 from student_jax.students.sttr.model import STTR
 from student_jax.students.sttr.position_encoding import position_encoding
 from student_jax.students.sttr.transformer import StyleMemory
@@ -32,9 +33,6 @@ FLOAT_BYTES = 4
 
 RUNTIME_BYTES = 80 * 2**20
 """Taken beside what the compiler plans for a program, measured by benchmarks/large_pictures.py."""
-
-# Y of ITU-R BT.601, as in Gatys et al. (2016).
-LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 class EncodedStyle(NamedTuple):
@@ -135,7 +133,7 @@ class Stylist:
 
     def encode_style(
         self,
-        style: Picture | EncodedStyle | Sequence[Picture | EncodedStyle],
+        style: PictureLike | EncodedStyle | Sequence[PictureLike | EncodedStyle],
         weights: Sequence[float | int] | None = None,
     ) -> EncodedStyle:
         """Encode a style once, to use it for many contents.
@@ -161,13 +159,14 @@ class Stylist:
 
     def __call__(
         self,
-        content: Picture | Sequence[Picture],
-        style: Picture | EncodedStyle | Sequence[Picture | EncodedStyle],
+        content: PictureLike | Sequence[PictureLike],
+        style: PictureLike | EncodedStyle | Sequence[PictureLike | EncodedStyle],
         strength: float | int = 1.0,
         *,
         weights: Sequence[float | int] | None = None,
         preserve_colour: bool = False,
-        mask: Picture | None = None,
+        mask: PictureLike | None = None,
+        plan: Plan | None = None,
     ) -> Float32[np.ndarray, "*b h w 3"] | list[Float32[np.ndarray, "h w 3"]]:
         """Stylise pictures of any size; the result has the content's size, with RGB in [0, 1].
 
@@ -180,6 +179,7 @@ class Stylist:
             preserve_colour: change only the luminance (Gatys et al., "Preserving Color in Neural
                 Artistic Style Transfer", 2016, section 3.1).
             mask: share of the effect that each pixel gets; see `pictures.mask_pixels`.
+            plan: what `plan` returned for a content of this size, if the caller has asked already.
 
         Raises:
             InputError: unreadable pictures, pixels or a strength outside [0, 1], batches that do
@@ -203,9 +203,9 @@ class Stylist:
             raise InputError(
                 f"{num_styles} styles for {len(contents)} contents; expected 1 or as many."
             )
-        change = self._predict(contents, encoded).reshape(pixels.shape) - pixels
+        change = self._predict(contents, encoded, plan).reshape(pixels.shape) - pixels
         if preserve_colour:
-            change = (change @ LUMINANCE)[..., None]
+            change = (change @ LUMA.astype(np.float32))[..., None]
         change *= share
         stylised = pixels + change
         return np.clip(stylised, 0, 1, out=stylised)
@@ -288,10 +288,14 @@ class Stylist:
         return tuple(nearest_bucket(side, self._config.style_stride) for side in (h, w))
 
     def _predict(
-        self, contents: Float32[np.ndarray, "b h w 3"], style: EncodedStyle
+        self,
+        contents: Float32[np.ndarray, "b h w 3"],
+        style: EncodedStyle,
+        plan: Plan | None = None,
     ) -> Float32[np.ndarray, "b h w 3"]:
         h, w = contents.shape[1:3]
-        plan = self.plan(h, w, style, len(contents))
+        if plan is None:
+            plan = self.plan(h, w, style, len(contents))
         if plan.batch < len(contents):
             rows = (_row(style, i) for i in range(len(contents)))
             return np.concatenate(

@@ -421,3 +421,14 @@ def test_written_files_have_ordinary_permissions(tmp_path):
     write_image(tmp_path / "a.png", noise(2, 2, 3))
     (tmp_path / "plain").write_bytes(b"")
     assert (tmp_path / "a.png").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_colour_profiles_of_rgb_pixels_are_returned(tmp_path):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    picture = Image.new("RGB", (64, 48), "red")
+    for suffix in ("jpg", "png", "webp", "tiff"):
+        decoded = decode_image(saved(tmp_path, picture, f"a.{suffix}", icc_profile=profile))
+        assert decoded.profile == profile and decoded.original_size == (48, 64)
+    assert decode_image(saved(tmp_path, picture, "none.jpg")).profile is None
+    grey = profile[:16] + b"GRAY" + profile[20:]
+    assert decode_image(saved(tmp_path, picture, "grey.png", icc_profile=grey)).profile is None

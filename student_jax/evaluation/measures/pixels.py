@@ -4,11 +4,10 @@ import numpy as np
 from jaxtyping import Float
 from scipy.ndimage import gaussian_filter
 
+from student_jax.nets.colour import LUMA
+
 Picture = Float[np.ndarray, "h w 3"]
 AnyPicture = Float[np.ndarray, "_ _ 3"]
-
-LUMA = np.array([0.299, 0.587, 0.114])
-"""Weights of red, green and blue in the luma (ITU-R BT.601)."""
 
 
 def mean_squared_error(a: Picture, b: Picture) -> float:

@@ -1,6 +1,6 @@
 """The demo page in headless Chromium.
 
-python tests/student_jax/browser.py docs/demo.png        # takes the picture of the documentation
+python tests/student_jax/demo/browser.py docs/demo.png   # takes the picture of the documentation
 """
 
 import base64
@@ -35,13 +35,13 @@ FLAGS = (
 )
 
 PATIENCE_S = 100
-"""For one answer of the browser, or one state of the page."""
+"""Seconds to wait for a reply of the browser, or for a state of the page."""
 
 
 class Browser:
     """A page in a browser that is driven through Chromium's debugging pipe.
 
-    What the browser or the page does not do in time is an AssertionError that names it.
+    If the browser or the page does not do something in time, an AssertionError says what.
 
     Args:
         url: the page to open.

@@ -91,16 +91,31 @@ def test_stylises_uploads_and_samples(server):
         ({"styles": [None]}, "choose a style."),
         ({"styles": []}, "expected one or two styles"),
         ({"strength": 2}, "strength is 2.0"),
-        ({"strength": "much"}, "not a request of this page"),
+        ({"strength": "much"}, "not a request of this page; expected styles, strength, blend"),
         ({"content": "data:image/png;base64,AAAA"}, "no JPEG, PNG, WebP"),
-        ({"content": "data:image/png;base64,%"}, "the content is no picture"),
+        ({"content": "data:image/png;base64,%"}, "the content is not a picture"),
         ({"content": data_url(8000, 8000)}, "8000 x 8000 pixels, more than the limit"),
         ({"content": "sample:../../LICENSE"}, "there is no content sample"),
     ],
 )
 def test_unusable_requests_get_one_sentence(server, fields, message):
     status, error = stylise(server, **fields)
-    assert status == 400 and message in error and "\n" not in error
+    assert status == 400 and message in error and "\n" not in error and error.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"{", "not a request of this page: Expecting"),
+        (b"\xff", "not a request of this page: 'utf-8' codec"),
+        (b"[]", "not a request of this page; expected a JSON object."),
+        (b"{}", "not a request of this page; expected styles, strength, blend"),
+    ],
+)
+def test_bodies_that_are_not_a_request(server, body, message):
+    status, _, reply = ask(server, "POST", "/stylise", body, {"Content-Type": "application/json"})
+    error = json.loads(reply)["error"]
+    assert status == 400 and message in error and error.endswith(".")
 
 
 def test_a_content_that_was_not_chosen(server):
@@ -119,7 +134,7 @@ def test_what_is_none_of_the_pages_business(server):
     assert ask(server, "GET", "/", headers={"Host": "elsewhere.example"})[0] == 403
     large = {"Content-Type": "application/json", "Content-Length": str(MAX_BODY_BYTES + 1)}
     status, _, answer = ask(server, "POST", "/stylise", b"", large)
-    assert status == 413 and b"36 MB at most" in answer
+    assert status == 413 and b"together they may have 36 MB at most" in answer
 
 
 def test_places_where_it_cannot_listen(server, stylist):

@@ -11,7 +11,8 @@ from student_jax.evaluation.examples import choose_examples, validation_triplets
 from student_jax.evaluation.gold_set import GoldSet
 from student_jax.evaluation.judge import MEASURES
 from student_jax.evaluation.results import find_results
-from student_jax.inference.command import _Input, _names
+from student_jax.inference.inputs import Input
+from student_jax.inference.result_names import unique_names
 from student_jax.training.data import split_triplets
 from triplets import (
     ImageSet,
@@ -201,8 +202,8 @@ def found(folder, ids, names):
     ],
 )
 def test_results_are_found_under_the_names_that_stylize_gives(contents, result, tmp_path):
-    contents_of = _names([_Input(name, name, None) for name in contents])
-    [style] = _names([_Input("s.v2.tif", "s.v2.tif", None)])
+    contents_of = unique_names([Input(name, name) for name in contents])
+    [style] = unique_names([Input("s.v2.tif", "s.v2.tif")])
     expected = {
         (name, "s.v2.tif"): f"{stem}--{style}.png"
         for name, stem in zip(contents, contents_of, strict=True)

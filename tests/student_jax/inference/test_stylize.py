@@ -1,53 +1,20 @@
 import dataclasses
+import glob
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
-import imageio_ffmpeg
-import numpy as np
 import pytest
-from flax import nnx
 from PIL import Image, ImageCms
 
-from student_jax import STTR
-from student_jax.inference.command import (
-    StyliseConfig,
-    _expand,
-    _jobs,
-    _names,
-    _place,
-    stylise_files,
-)
-from student_jax.inference.video import Smoother
-from student_jax.weights.folder import save_pretrained
+from student_jax.inference.command import stylise_files
+from student_jax.inference.stylist import Stylist
 from triplets import InputError, read_image
 
 STYLIZE = Path(__file__).parents[3] / "scripts" / "stylize.py"
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tiny_model, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("student")
-    save_pretrained(STTR(tiny_model, rngs=nnx.Rngs(1)), folder)
-    return str(folder)
-
-
-@pytest.fixture
-def files(checkpoint, tmp_path):
-    """Two contents, one in a folder below, and a style."""
-    (tmp_path / "content" / "below").mkdir(parents=True)
-    Image.new("RGB", (64, 60), "red").save(tmp_path / "content" / "a.jpg")
-    Image.new("L", (64, 64), 90).save(tmp_path / "content" / "below" / "b.png")
-    Image.new("RGB", (600, 300), "blue").save(tmp_path / "style.png")
-    return StyliseConfig(
-        (str(tmp_path / "content"),),
-        (str(tmp_path / "style.png"),),
-        str(tmp_path / "out"),
-        checkpoint=checkpoint,
-        style_size=64,
-    )
 
 
 def results(config):
@@ -180,7 +147,7 @@ def test_standard_input_to_standard_output(files, tmp_path):
     [
         ([], 2, ""),
         (["--strength", "3"], 2, "strength is 3.0; expected 0 to 1"),
-        (["--content", "missing.jpg"], 1, "no usable content in 'missing.jpg'"),
+        (["--content", "missing.jpg"], 1, "no usable content in 'missing.jpg'."),
     ],
 )
 def test_exit_status(files, arguments, status, message):
@@ -197,44 +164,101 @@ def test_exit_status(files, arguments, status, message):
 def test_usage_that_cannot_work(files):
     style = files.style[0]
     for fields, message in (
-        ({"style": (f"{style}:0.5", "b.jpg")}, "expected all or none"),
+        ({"style": (f"{style}:0.5", "b.jpg")}, r"expected all or none\."),
         ({"json": True, "out": "-"}, "both go to standard output"),
         ({"out": "{content}.gif"}, "a file or pattern that ends in"),
         ({"out": "result.tiff"}, "a file or pattern that ends in"),
+        ({"out": "result.tiff", "content": ("*",)}, "a file or pattern that ends in"),
         ({"size": 0}, "size is 0"),
         ({"out": "out/a.mp4"}, r"expected a picture to end in \.png"),
         ({"out": "out/{content}.mp4"}, r"expected a picture to end in \.png"),
         ({"content": ("clip.mp4",), "out": "a.png"}, r"expected a video to end in \.mp4"),
         ({"content": ("clip.mp4",), "out": "-"}, "videos cannot go to standard output"),
+        ({"content": ("*.mp4", "a.jpg"), "out": "-"}, "videos cannot go to standard output"),
         ({"out": "out/{foo}_{content}.png"}, r"out has \{foo\}; expected only \{content\} and"),
         ({"out": "out/{name}"}, r"out has \{name\}"),
         ({"out": ""}, "out is empty"),
         ({"content": ("",)}, "out is empty"),
     ):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=message) as error:
             dataclasses.replace(files, **fields)
+        assert str(error.value).endswith(".")
 
 
-def test_results_never_replace_inputs_or_each_other(files):
-    contents, _ = _expand(files.content)
-    paths = {content.path for content in contents}
-    pattern = dataclasses.replace(files, out=f"{files.content[0]}/{{content}}.jpg")
-    with pytest.raises(InputError, match=r"a\.jpg is one of the inputs"):
-        _jobs(pattern, contents, ["style"], paths)
-    single = dataclasses.replace(files, out="one.png")
-    with pytest.raises(InputError, match=r"would both be one\.png"):
-        _jobs(single, contents, ["style"], paths)
+def test_settings_are_checked_without_a_look_at_files(files, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("the settings looked at files")
+
+    for module, name in ((os, "stat"), (os, "scandir"), (os.path, "exists"), (glob, "glob")):
+        monkeypatch.setattr(module, name, refuse)
+    changed = {"content": ("photos/*", "a.jpg"), "style": ("a:0.5",), "out": "{content}.png"}
+    config = dataclasses.replace(files, mask="mask.png", checkpoint="somewhere", **changed)
+    monkeypatch.undo()
+    assert config.content == ("photos/*", "a.jpg")
 
 
-def test_names_of_results(files):
-    content = Path(files.content[0])
-    Image.new("RGB", (64, 64)).save(content / "a.png")
-    assert _names(_expand(files.content)[0]) == ["a.jpg", "a.png", "below_b.png"]
-    twice, _ = _expand((str(content / "a.jpg"), str(content / "a*")))
-    assert [one.id for one in twice] == ["a.jpg", "a.png"]  # named twice, done once
-    assert _place("out", "a", "s", video=False) == Path("out/a--s.png")
-    assert _place("o/{style}/{content}.webp", "a", "s", video=False) == Path("o/s/a.webp")
-    assert _place("{content}.png", "a", "s", video=True) == Path("a.mp4")
+def test_videos_that_only_a_look_at_files_finds(files):
+    clips = Path(files.out).parent / "clips"
+    clips.mkdir()
+    Path(clips, "clip.mp4").write_bytes(b"nothing")
+    for out, message in (
+        ("-", r"videos cannot go to standard output; expected a folder or file\."),
+        ("{content}.png", r"out is '\{content\}\.png'; expected a video to end in \.mp4"),
+    ):
+        config = dataclasses.replace(files, content=(f"{clips}/*",), out=out)
+        with pytest.raises(InputError, match=message):
+            stylise_files(config)
+
+
+def test_some_styles_with_weights_beside_a_file_that_looks_so(files, monkeypatch):
+    monkeypatch.chdir(Path(files.out).parent)
+    Path("scan 12:30").mkdir()
+    Image.new("RGB", (64, 64), "green").save(Path("scan 12:30", "green.png"))
+    stylise_files(dataclasses.replace(files, style=("scan 12:30",)))
+    assert "a--green.png" in results(files)
+    with pytest.raises(InputError, match=r"some styles have weights .* expected all or none\."):
+        stylise_files(dataclasses.replace(files, style=("scan 12:30", "style.png:0.5")))
+
+
+def test_mixtures_need_one_readable_picture_for_each_weight(files):
+    style, root = files.style[0], Path(files.out).parent
+    (root / "broken.png").write_bytes(b"nothing")
+    (root / "two").mkdir()
+    for name in ("x.png", "y.png"):
+        Image.new("RGB", (64, 64)).save(root / "two" / name)
+    for second, message in (
+        (root / "broken.png", "one readable picture for each weight"),
+        (root / "two", "one readable picture for each weight"),
+        (style, "one readable picture for each weight"),
+        (root / "missing.png", "a mixture needs all of its styles"),
+    ):
+        with pytest.raises(InputError, match=message):
+            stylise_files(dataclasses.replace(files, style=(f"{style}:0.5", f"{second}:0.5")))
+
+
+def test_each_content_is_decoded_once_and_each_result_planned_once(files, monkeypatch):
+    root = Path(files.out).parent
+    Image.new("RGB", (64, 64), "green").save(root / "other.png")
+    Image.new("L", (64, 64), 255).save(root / "mask.png")
+    config = dataclasses.replace(
+        files,
+        content=(f"{files.content[0]}/below/b.png",),
+        style=(files.style[0], str(root / "other.png")),
+        mask=str(root / "mask.png"),
+    )
+    opened, planned = [], []
+    read, plan = Image.open, Stylist.plan
+    monkeypatch.setattr(Image, "open", lambda file, **o: opened.append(file) or read(file, **o))
+    monkeypatch.setattr(Stylist, "plan", lambda self, *a: planned.append(a[:2]) or plan(self, *a))
+    first = stylise_files(config)
+    assert sorted(Path(file).name for file in opened) == [
+        *("b.png", "mask.png", "other.png", "style.png"),
+    ]
+    assert planned == [(64, 64)] * 2
+    opened.clear()
+    assert [result.status for result in stylise_files(config)] == ["kept", "kept"]
+    assert sorted(Path(file).name for file in opened) == ["other.png", "style.png"]
+    assert [result.status for result in first] == ["written", "written"]
 
 
 def test_a_style_that_cannot_be_read(files):
@@ -242,56 +266,3 @@ def test_a_style_that_cannot_be_read(files):
     broken.write_bytes(b"nothing")
     with pytest.raises(InputError, match="no usable style"):
         stylise_files(dataclasses.replace(files, style=(str(broken),)))
-
-
-def test_video_keeps_length_rate_size_and_sound(files, monkeypatch, recwarn):
-    root = Path(files.out).parent
-    silent, clip = root / "silent.mp4", root / "clip.mp4"
-    monkeypatch.setenv("IMAGEIO_FFMPEG_NO_PREVENT_SIGINT", "1")
-    writer = imageio_ffmpeg.write_frames(str(silent), (64, 64), fps=8, macro_block_size=2)
-    writer.send(None)
-    for i in range(6):
-        frame = np.full((64, 64, 3), 80, np.uint8)
-        frame[8 * i : 8 * i + 8] = 200
-        writer.send(frame)
-    writer.close()
-    ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", "-i", silent]
-    ffmpeg += ["-f", "lavfi", "-i", "sine=frequency=440:duration=0.75", "-shortest", clip]
-    subprocess.run(ffmpeg, check=True)
-    monkeypatch.delenv("IMAGEIO_FFMPEG_NO_PREVENT_SIGINT")
-    Image.new("L", (32, 32), 0).save(root / "nothing.png")
-    mask = str(root / "nothing.png")
-    stylise_files(dataclasses.replace(files, content=(str(clip),), mask=mask))
-    assert not [w for w in recwarn if "os.fork" in str(w.message)]
-    reader = imageio_ffmpeg.read_frames(str(root / "out" / "clip--style.mp4"))
-    meta = next(reader)
-    assert meta["size"] == (64, 64) and meta["fps"] == 8 and meta.get("audio_codec")
-    frames = [np.frombuffer(frame, np.uint8).reshape(64, 64, 3) for frame in reader]
-    assert len(frames) == 6
-    for i, frame in enumerate(frames):  # the mask leaves them alone; encoded twice
-        expected = np.full(64, 80)
-        expected[8 * i : 8 * i + 8] = 200
-        assert np.abs(frame.mean(axis=(1, 2)) - expected).mean() < 6
-    assert [path.name for path in (root / "out").iterdir()] == ["clip--style.mp4"]
-    clip.write_bytes(b"nothing")
-    with pytest.raises(InputError, match="cannot read the video"):
-        stylise_files(dataclasses.replace(files, content=(str(clip),), overwrite=True))
-
-
-def test_smoothing_steadies_what_stands_still_only():
-    """A still content whose stylised frames jitter, then one that changes everywhere."""
-    rng = np.random.default_rng(0)
-    content = np.full((8, 8, 3), 0.5, np.float32)
-    smoother = Smoother(0.8)
-    for _ in range(30):
-        smoother(content, rng.random((8, 8, 3), np.float32))
-    # A running average y' = 0.8 y + 0.2 x of noise changes by 0.2 (x - y): about a sixth.
-    assert smoother.flicker("after") < 0.5 * smoother.flicker("before")
-    partly = Smoother(np.float32([[[0.8]], [[0]]]).repeat(4, 0).repeat(8, 1))
-    first, second = rng.random((2, 8, 8, 3), np.float32)
-    partly(content, first)
-    result = partly(content, second)
-    np.testing.assert_allclose(result[:4], 0.8 * first[:4] + 0.2 * second[:4], atol=1e-6)
-    np.testing.assert_array_equal(result[4:], second[4:])
-    moved = rng.random((8, 8, 3), np.float32)
-    np.testing.assert_allclose(smoother(1 - content / 5, moved), moved, atol=1e-5)

@@ -1,0 +1,65 @@
+import dataclasses
+import subprocess
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from PIL import Image
+
+from student_jax.inference.command import stylise_files
+from student_jax.inference.video import Smoother
+from triplets import InputError
+
+
+def test_video_keeps_length_rate_size_and_sound(files, monkeypatch, recwarn):
+    root = Path(files.out).parent
+    silent, clip = root / "silent.mp4", root / "clip.mp4"
+    monkeypatch.setenv("IMAGEIO_FFMPEG_NO_PREVENT_SIGINT", "1")
+    writer = imageio_ffmpeg.write_frames(str(silent), (64, 64), fps=8, macro_block_size=2)
+    writer.send(None)
+    for i in range(6):
+        frame = np.full((64, 64, 3), 80, np.uint8)
+        frame[8 * i : 8 * i + 8] = 200
+        writer.send(frame)
+    writer.close()
+    ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", "-i", silent]
+    ffmpeg += ["-f", "lavfi", "-i", "sine=frequency=440:duration=0.75", "-shortest", clip]
+    subprocess.run(ffmpeg, check=True)
+    monkeypatch.delenv("IMAGEIO_FFMPEG_NO_PREVENT_SIGINT")
+    Image.new("L", (32, 32), 0).save(root / "nothing.png")
+    mask = str(root / "nothing.png")
+    stylise_files(dataclasses.replace(files, content=(str(clip),), mask=mask))
+    assert not [w for w in recwarn if "os.fork" in str(w.message)]
+    reader = imageio_ffmpeg.read_frames(str(root / "out" / "clip--style.mp4"))
+    meta = next(reader)
+    assert meta["size"] == (64, 64) and meta["fps"] == 8 and meta.get("audio_codec")
+    frames = [np.frombuffer(frame, np.uint8).reshape(64, 64, 3) for frame in reader]
+    assert len(frames) == 6
+    for i, frame in enumerate(frames):  # the mask leaves them alone; encoded twice
+        expected = np.full(64, 80)
+        expected[8 * i : 8 * i + 8] = 200
+        assert np.abs(frame.mean(axis=(1, 2)) - expected).mean() < 6
+    assert [path.name for path in (root / "out").iterdir()] == ["clip--style.mp4"]
+    clip.write_bytes(b"nothing")
+    with pytest.raises(InputError, match="cannot read the video"):
+        stylise_files(dataclasses.replace(files, content=(str(clip),), overwrite=True))
+
+
+def test_smoothing_steadies_what_stands_still_only():
+    """A still content whose stylised frames jitter, then one that changes everywhere."""
+    rng = np.random.default_rng(0)
+    content = np.full((8, 8, 3), 0.5, np.float32)
+    smoother = Smoother(0.8)
+    for _ in range(30):
+        smoother(content, rng.random((8, 8, 3), np.float32))
+    # A running average y' = 0.8 y + 0.2 x of noise changes by 0.2 (x - y): about a sixth.
+    assert smoother.flicker("after") < 0.5 * smoother.flicker("before")
+    partly = Smoother(np.float32([[[0.8]], [[0]]]).repeat(4, 0).repeat(8, 1))
+    first, second = rng.random((2, 8, 8, 3), np.float32)
+    partly(content, first)
+    result = partly(content, second)
+    np.testing.assert_allclose(result[:4], 0.8 * first[:4] + 0.2 * second[:4], atol=1e-6)
+    np.testing.assert_array_equal(result[4:], second[4:])
+    moved = rng.random((8, 8, 3), np.float32)
+    np.testing.assert_allclose(smoother(1 - content / 5, moved), moved, atol=1e-5)
