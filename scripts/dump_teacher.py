@@ -28,6 +28,6 @@ if __name__ == "__main__":
         run(main, config, config.__doc__)
     else:
         # Imported here, because torch takes seconds that the other commands do not need.
-        from teacher_torch.dump import DumpConfig, dump
+        from teacher_torch.dump import dump, dump_config_type_for
 
-        run(dump, DumpConfig, __doc__)
+        run(dump, dump_config_type_for(sys.argv[1:]), __doc__)
