@@ -21,7 +21,7 @@ SAMPLES := triplets/bundled/samples
 # evaluation use nothing else. Each step continues or keeps what an earlier run left.
 quickstart: $(VENV)/installed
 	$(BIN)/style-distil dump --content $(SAMPLES)/content --style $(SAMPLES)/style \
-	    --teacher mini --steps 10 --out $(Q)/triplets
+	    --steps 10 --out $(Q)/triplets
 	$(BIN)/style-distil train mini --data $(Q)/triplets --workdir $(Q)/student --resume \
 	    --init-from mini --loss texture --held-out-fraction 0.2 --steps 100 --warmup-steps 10 \
 	    --learning-rate 1e-4 --checkpoint-every 50

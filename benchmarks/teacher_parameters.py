@@ -35,7 +35,7 @@ class ParametersConfig:
     """Style pictures."""
     out: Path
     """Folder of the sheets."""
-    teacher: str = "mini"
+    model: str = "mini"
     """"mini", a diffusers folder or a hub id."""
     steps: int = 20
     """DDIM steps, but for the column that shows fewer."""
@@ -51,7 +51,7 @@ class Sweep:
     """Stylises all pairs under any setting; pictures are inverted once a number of steps."""
 
     def __init__(self, config: ParametersConfig):
-        self.components = load_components(config.teacher)
+        self.components = load_components(config.model)
         size = config.size or self.components.native_size
         self.contents, self.styles = (
             np.stack([crop_and_resize(read_image(path), size) for path in paths])

@@ -197,7 +197,9 @@ def stylise_gold_set(config: CompareConfig, gold: GoldSet) -> Path:
     manifest = TripletDataset(config.data).manifest
     try:
         styleid = manifest["settings"]["styleid"]
-        teacher = config.teacher or manifest["provenance"]["teacher"]
+        made_by = manifest["provenance"]
+        # Datasets from before other methods than StyleID call the model the teacher.
+        teacher = config.teacher or made_by.get("model") or made_by["teacher"]
     except KeyError as error:
         raise InputError(
             f"{config.data} does not say which teacher made it ({error} is missing): stylise the "
@@ -208,7 +210,7 @@ def stylise_gold_set(config: CompareConfig, gold: GoldSet) -> Path:
     gold.write(folder)
     flags = [
         *("--content", str(folder / "content"), "--style", str(folder / "style")),
-        *("--pairs", str(folder / "pairs.csv"), "--teacher", teacher),
+        *("--pairs", str(folder / "pairs.csv"), "--model", teacher),
         *("--size", str(manifest["image_size"][0]), "--preset", styleid["convention"]),
         *("--steps", str(styleid["num_steps"]), "--gamma", str(styleid["gamma"])),
         *("--temperature", str(styleid["temperature"])),
@@ -322,7 +324,8 @@ def report_text(
     """
     dataset = TripletDataset(config.data)
     size = " x ".join(map(str, dataset.manifest["image_size"]))
-    teacher = dataset.manifest.get("provenance", {}).get("teacher", "another program")
+    made_by = dataset.manifest.get("provenance", {})
+    teacher = made_by.get("model") or made_by.get("teacher", "another program")
     lines = [
         "# L1, L2 and L3",
         "",

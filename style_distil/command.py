@@ -38,9 +38,8 @@ class Command:
     presets: tuple[str, ...] = ()
     """Class methods of the settings, of which the first word of the command line chooses one. The
     command line has to give their parameters."""
-    parse: str | None = None
-    """Function (arguments, prog) -> settings to parse with instead of tyro, where flags depend on
-    other flags. `settings` then serves shell completion alone."""
+    settings_for: str | None = None
+    """Function from the arguments to that class, if some flags decide which others there are."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,7 @@ COMMANDS = Group(
             "dump",
             "DumpConfig",
             extra="teacher",
+            settings_for="dump_config_type_for",
         ),
         "train": Command(
             "Train a student on a teacher's triplets.",
@@ -286,12 +286,8 @@ def _names(group: Group, prefix: str = "") -> Iterator[str]:
 
 def _start(command: Command, prog: str, arguments: Sequence[str]) -> None:
     module = _load(command, prog)
-    if command.parse is not None:
-        settings = getattr(module, command.parse)(arguments, prog)
-    else:
-        settings = tyro.cli(
-            _settings_type(command, module), prog=prog, description=command.help, args=arguments
-        )
+    kind = _settings_type(command, module, arguments)
+    settings = tyro.cli(kind, prog=prog, description=command.help, args=arguments)
     getattr(module, command.function)(settings)
 
 
@@ -316,8 +312,10 @@ def _load(command: Command, prog: str) -> ModuleType:
         ) from error
 
 
-def _settings_type(command: Command, module: ModuleType) -> Any:
+def _settings_type(command: Command, module: ModuleType, arguments: Sequence[str] = ()) -> Any:
     """What tyro makes the command line of."""
+    if command.settings_for is not None:
+        return getattr(module, command.settings_for)(arguments)
     settings = getattr(module, command.settings)
     if not command.presets:
         return settings

@@ -1,6 +1,6 @@
-"""The teachers, in PyTorch on diffusers."""
+"""The teachers, in PyTorch on diffusers. Each method is a package, which registers itself here."""
 
-from teacher_torch.styleid.config import StyleIDConfig
-from teacher_torch.styleid.teacher import Inversion, StyleID
+from teacher_torch.styleid import Inversion, StyleID, StyleIDConfig
+from teacher_torch.teacher import TEACHERS, Teacher, register_teacher
 
-__all__ = ["Inversion", "StyleID", "StyleIDConfig"]
+__all__ = ["TEACHERS", "Inversion", "StyleID", "StyleIDConfig", "Teacher", "register_teacher"]

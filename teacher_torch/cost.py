@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from teacher_torch.dump import open_device
+from teacher_torch.devices import open_device
 from teacher_torch.latent_diffusion import Components, load_components
 from teacher_torch.mini.pretrain import (
     build_autoencoder,

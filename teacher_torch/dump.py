@@ -1,32 +1,28 @@
-"""The teacher's triplets of many contents and styles, to disk."""
+"""A teacher's triplets of many contents and styles, to disk."""
 
+import argparse
 import importlib.metadata
 import os
 import re
 import sys
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+import tyro
+from jaxtyping import Int
 
-from teacher_torch.latent_diffusion import Components, load_components
-from teacher_torch.memory import GIB, MemoryNeed, free_bytes
+from teacher_torch.devices import GIB, MemoryNeed, device_name, free_bytes, open_device
 from teacher_torch.pairs import plan_pairs
-from teacher_torch.pixels import to_model_range, to_uint8
-from teacher_torch.styleid.config import StyleIDConfig
-from teacher_torch.styleid.teacher import StyleID, side_multiple
+from teacher_torch.teacher import TEACHERS, Runtime, Teacher
 from teacher_torch.work import Work
 from triplets import InputError, TripletWriter, load_images, open_source
-from triplets.format import load_array
+from triplets.format import load_manifest
 
-__all__ = ["DumpConfig", "best_device", "dump", "to_model_range", "to_uint8"]
-
-NULL_TEXT = "null_text"
-"""Name under which a dataset keeps the embedding of the empty text."""
+DEFAULT_TEACHER = "styleid"
 
 
 @dataclass(frozen=True)
@@ -39,29 +35,25 @@ class DumpConfig:
     """Folder of style pictures, or tfds:NAME:SPLIT."""
     out: Path
     """Folder of the dataset; a dump that was interrupted continues."""
-    teacher: str = "mini"
-    """"mini", a diffusers folder, or a hub id like stable-diffusion-v1-5/stable-diffusion-v1-5."""
-    preset: Literal["paper", "port"] = "paper"
-    """Which of StyleID's official programs to follow; the four settings below override it."""
-    steps: int | None = None
-    """DDIM steps."""
-    gamma: float | None = None
-    """Query preservation, 0 (more style) to 1 (more content)."""
-    temperature: float | None = None
-    """Sharpness of the injected attention."""
-    injection_layers: tuple[int, ...] | None = None
-    """Decoder self-attentions that receive the style, of 3 to 11."""
+    teacher: str = DEFAULT_TEACHER
+    """The method that stylises."""
+    method: Any = None
+    """The method's own settings; by default those of its first preset."""
+    model: str = "mini"
+    """Weights: "mini", a diffusers folder, or a hub id like
+    stable-diffusion-v1-5/stable-diffusion-v1-5."""
     size: int | None = None
     """Side of the square pictures in pixels; by default the model's native size."""
     pairs: str = "all"
     """"all"; "random:K" for K of all pairs; "tiles:K" for K random tiles (see --tile), which cost
-    as little as all pairs where scattered ones cost up to three times that; or a CSV file of ids
+    as little as all pairs while scattered ones cost up to three times as much; or a CSV file of ids
     with columns content and style."""
     seed: int = 0
-    """Decides random pairs."""
-    tile: int | None = None
-    """Contents and styles that are sampled together, by default 16 of each on a GPU and 8 on a CPU:
-    a larger tile costs less per pair (2/tile more than the least) and loses more if interrupted."""
+    """Decides random pairs, and the teacher's random numbers."""
+    tile: int | tuple[int, int] | None = None
+    """Contents and styles that are stylised together: one number for a square, or two. By default
+    what suits the teacher and the device; StyleID takes 16 on a GPU and 8 on a CPU. A larger tile
+    costs less per pair (2/tile more than the least) and loses more if interrupted."""
     memory_budget: float | None = None
     """GiB that the networks and their work may take; by default what is free on the device."""
     device: str | None = None
@@ -69,13 +61,27 @@ class DumpConfig:
     dtype: Literal["float32", "float16", "bfloat16"] | None = None
     """Of the networks; by default float16 on a GPU and float32 elsewhere."""
     compile: bool = False
-    """Compile the UNet (torch.compile): minutes at the start, faster calls afterwards."""
+    """Compile the networks (torch.compile): minutes at the start, faster calls afterwards."""
     rank: int | None = None
-    """Number of this process, from 0, where several fill one folder; torchrun sets it by itself."""
+    """Number of this process, from 0, if several fill one folder; torchrun sets it by itself."""
     world_size: int | None = None
     """How many processes fill the folder; torchrun sets it by itself."""
 
     def __post_init__(self):
+        if self.teacher not in TEACHERS:
+            names = " or ".join(f'"{name}"' for name in TEACHERS)
+            raise InputError(
+                f'--teacher "{self.teacher}": expected the name of a method, {names}; weights are '
+                "given with --model now."
+            )
+        chosen = TEACHERS[self.teacher]
+        if self.method is None:
+            object.__setattr__(self, "method", next(iter(chosen.presets.values())))
+        if not isinstance(self.method, chosen.config_class):
+            raise InputError(
+                f'teacher "{self.teacher}" takes a {chosen.config_class.__name__}, not a '
+                f"{type(self.method).__name__}."
+            )
         if (self.rank is None) != (self.world_size is None):
             raise InputError("--rank and --world-size belong together: give both, or neither.")
         if self.rank is not None and not 0 <= self.rank < self.world_size:
@@ -83,28 +89,18 @@ class DumpConfig:
                 f"--rank {self.rank} --world-size {self.world_size}: ranks count from 0 and end "
                 "below the world size."
             )
-        for name, least in (("size", 1), ("tile", 1), ("seed", 0)):
-            if (value := getattr(self, name)) is not None and value < least:
+        sides = self.tile if isinstance(self.tile, tuple) else (self.tile,)
+        for name, value, least in (
+            ("size", self.size, 1),
+            *(("tile", side, 1) for side in sides),
+            ("seed", self.seed, 0),
+        ):
+            if value is not None and value < least:
                 raise InputError(f"--{name} {value}: expected at least {least}.")
         if self.memory_budget is not None and not self.memory_budget > 0:
             raise InputError(f"--memory-budget {self.memory_budget}: expected more than 0.")
         if re.fullmatch(r"(random|tiles):(?!0*[1-9]\d*$).*", self.pairs):
             raise InputError(f'--pairs "{self.pairs}": expected a number from 1 after the colon.')
-        self.styleid()  # refuses what the method cannot do
-
-    def styleid(self) -> StyleIDConfig:
-        """The preset with this command's overrides."""
-        overrides = {
-            "num_steps": self.steps,
-            "gamma": self.gamma,
-            "temperature": self.temperature,
-            "injection_layers": self.injection_layers,
-        }
-        preset = StyleIDConfig.paper() if self.preset == "paper" else StyleIDConfig.port()
-        try:
-            return replace(preset, **{k: v for k, v in overrides.items() if v is not None})
-        except ValueError as error:
-            raise InputError(str(error)) from error
 
     def process(self) -> tuple[int, int]:
         """Rank and world size: as given, else torchrun's, else 0 of 1."""
@@ -113,30 +109,41 @@ class DumpConfig:
         return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
-def best_device() -> str:
-    """The fastest kind of device that torch can use here."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+def dump_config_type(teacher: str = DEFAULT_TEACHER, preset: str | None = None) -> type[DumpConfig]:
+    """`DumpConfig` as tyro shall parse it: with the flags of one teacher, the preset's defaults.
 
-
-def open_device(name: str | None) -> torch.device:
-    """The device of that name, or the best one; of several GPUs the one of torchrun's local rank.
-
-    Raises:
-        InputError: there is no such device.
+    A name that is not known gives the flags of the default teacher, or of the first preset: parsing
+    then refuses the name itself.
     """
-    try:
-        device = torch.device(name or best_device())
-        if device.type == "cuda" and device.index is None:
-            local_rank = int(os.environ.get("LOCAL_RANK", 0))
-            device = torch.device("cuda", local_rank % max(1, torch.cuda.device_count()))
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(
-            f'--device "{name}" cannot be used here; expected "cuda", "mps" or "cpu".'
-        ) from error
-    return device
+    method = TEACHERS.get(teacher, TEACHERS[DEFAULT_TEACHER])
+    first = next(iter(method.presets))
+    defaults = method.presets.get(preset or first, method.presets[first])
+    described = f"The method that stylises: {', '.join(TEACHERS)}. It decides the flags below."
+    fields = [
+        ("teacher", Annotated[str, tyro.conf.arg(help=described)], DEFAULT_TEACHER),
+        ("method", tyro.conf.OmitArgPrefixes[method.config_class], defaults),
+    ]
+    if len(method.presets) > 1:
+        named = "Settings of the method by name; its flags below override them."
+        choice = Literal[tuple(method.presets)]
+        fields.append(("preset", Annotated[choice, tyro.conf.arg(help=named)], first))
+    return make_dataclass(
+        "DumpConfig",
+        [(name, kind, field(default=default)) for name, kind, default in fields],
+        bases=(DumpConfig,),
+        namespace={"__doc__": DumpConfig.__doc__},
+        frozen=True,
+    )
+
+
+def dump_config_type_for(arguments: Sequence[str]) -> type[DumpConfig]:
+    """`dump_config_type` of the --teacher and --preset that stand among a command's arguments."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    # Whatever is wrong with them is told by the parser that comes after this one.
+    parser.add_argument("--teacher", nargs="?")
+    parser.add_argument("--preset", nargs="?")
+    given, _ = parser.parse_known_args(arguments)
+    return dump_config_type(given.teacher or DEFAULT_TEACHER, given.preset)
 
 
 def dump(config: DumpConfig) -> None:
@@ -146,30 +153,31 @@ def dump(config: DumpConfig) -> None:
         InputError: a source, a teacher, a device or a folder that cannot be used.
         OSError: the disk is full and so on; finished shards are kept.
     """
+    # Process and device
     rank, world_size = config.process()
-    styleid = config.styleid()
     device = open_device(config.device)
-    on_cpu = device.type == "cpu"
-    dtype = config.dtype or ("float32" if on_cpu else "float16")
-    tile = config.tile or (8 if on_cpu else 16)
-    if on_cpu and dtype == "bfloat16" and torch.backends.cpu.get_cpu_capability() == "AVX2":
+    dtype = config.dtype or ("float32" if device.type == "cpu" else "float16")
+    if dtype == "bfloat16" and imitates_bfloat16(device):
         print(
             "warning: this processor only imitates bfloat16, which took 19 times as long where it "
             "was measured; start again with --dtype float32 and another --out.",
             file=sys.stderr,
         )
 
+    # Teacher
     sources = [open_source(spec) for spec in (config.content, config.style)]
-    components = load_components(
-        config.teacher, device, getattr(torch, dtype), stored_null_text(config.out)
+    teacher = TEACHERS[config.teacher].open(
+        config.method,
+        Runtime(config.model, device, getattr(torch, dtype), config.compile, config.out),
     )
-    size = config.size or components.native_size
-    multiple = side_multiple(components.unet, components.vae)
-    if size % multiple:
+    size = config.size or teacher.size_px
+    if size % teacher.side_multiple:
         raise InputError(
-            f"--size {size}: this teacher needs a multiple of {multiple}, such as "
-            f"{-(-size // multiple) * multiple}."
+            f"--size {size}: this teacher needs a multiple of {teacher.side_multiple}, such as "
+            f"{-(-size // teacher.side_multiple) * teacher.side_multiple}."
         )
+
+    # Pictures
     (contents, skipped_contents), (styles, skipped_styles) = (
         load_images(source, size) for source in sources
     )
@@ -178,91 +186,106 @@ def dump(config: DumpConfig) -> None:
         for name, reason in skipped:
             print(f"skipped {name}: {reason}", file=sys.stderr)
 
+    # Plan
+    tile = choose_tile(config.tile, teacher, len(contents), len(styles))
+    shard_size = tile[0] * tile[1]
     pairs = plan_pairs(config.pairs, contents, styles, config.seed, tile)
-    need = memory_need(components, styleid, size, pairs, tile**2)
+    need = memory_need(teacher, size, pairs, shard_size)
     budget = free_bytes(device) + need.weights
     if config.memory_budget is not None:
         budget = int(config.memory_budget * GIB)
     rows_per_call = need.rows_within(budget, device)
     if rows_per_call == 0 and config.memory_budget is not None:
         raise InputError(
-            f"--memory-budget {config.memory_budget}: the networks, {tile} contents, {tile} styles "
-            f"and one row a call need about {need.total(1) / GIB:.1f} GiB."
+            f"--memory-budget {config.memory_budget}: the networks, {tile[0]} contents, {tile[1]} "
+            f"styles and one row per call need about {need.total(1) / GIB:.1f} GiB."
         )
+
+    # Dataset: a new one, or the one that is continued
+    settings = {
+        "teacher": config.teacher,
+        **teacher.settings(),
+        "dtype": dtype,
+        "compile": config.compile,
+        "pairs": config.pairs,
+        "seed": config.seed,
+        "tile": tile[0] if tile[0] == tile[1] else list(tile),
+    }
+    provenance = {
+        "model": config.model,
+        "content": config.content,
+        "style": config.style,
+        "device": device_name(device),
+        "versions": {
+            name: importlib.metadata.version(name) for name in ("torch", "diffusers", "numpy")
+        },
+    }
+    if names_no_teacher(config.out) and config.teacher == "styleid":
+        del settings["teacher"]
+        provenance["teacher"] = provenance.pop("model")
     writer = TripletWriter(
         config.out,
         contents=contents,
         styles=styles,
         pairs=pairs,
-        shard_size=tile**2,
-        settings={
-            "weights_sha256": components.weights_sha256(),
-            "styleid": asdict(styleid),
-            "dtype": dtype,
-            "compile": config.compile,
-            "pairs": config.pairs,
-            "seed": config.seed,
-            "tile": tile,
-        },
+        shard_size=shard_size,
+        settings=settings,
         # The rounding of a network depends on its batch, so the first start decides for all.
         defaults={"rows_per_call": max(1, rows_per_call)},
-        provenance={
-            "teacher": config.teacher,
-            "content": config.content,
-            "style": config.style,
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-            "versions": {
-                name: importlib.metadata.version(name) for name in ("torch", "diffusers", "numpy")
-            },
-        },
-        arrays={NULL_TEXT: components.null_text_embedding.float().cpu().numpy()},
+        provenance=provenance,
+        arrays=teacher.arrays(),
         rank=rank,
         world_size=world_size,
     )
-    if config.compile:
-        components.unet.compile()
-    teacher = StyleID(*components, styleid, rows_per_call=writer.settings["rows_per_call"])
-    work = Work(writer, teacher, contents, styles)
+
+    # Work
+    teacher.rows_per_call = writer.settings["rows_per_call"]
+    work = Work(writer, teacher, contents, styles, config.seed)
     if rank == 0:
         print(work.describe(need, budget))
     work.run()
 
+    # Summary
     missing = writer.unfinished_shards()
     count = len(pairs) - sum(len(writer.shard_pairs(shard)) for shard in missing)
-    others = (
-        f", {len(missing)} shards are still missing, which other ranks write" if missing else ""
-    )
+    others = f", {len(missing)} shards of other ranks are still missing" if missing else ""
     print(
         f"{count} triplets of {len(contents)} contents and {len(styles)} styles are in {config.out}"
         f"{others}; {len(skipped)} pictures were skipped."
     )
 
 
-def stored_null_text(root: Path) -> Float[Tensor, "1 n d"] | None:
-    """The embedding of the empty text that a dataset was started with, None where there is none."""
-    path = root / f"{NULL_TEXT}.npy"
-    if not path.exists():
-        return None
-    return torch.from_numpy(np.array(load_array(path, (1, None, None), "<f4")))
+def imitates_bfloat16(device: torch.device) -> bool:
+    """Whether the device computes bfloat16 only in other numbers, as processors with AVX2 do."""
+    return device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
+
+
+def choose_tile(
+    given: int | tuple[int, int] | None, teacher: Teacher, contents: int, styles: int
+) -> tuple[int, int]:
+    """Contents and styles of a tile: as given, else the teacher's."""
+    if isinstance(given, int):
+        return given, given
+    if given is not None or teacher.tile[0] == teacher.tile[1]:
+        return given or teacher.tile
+    # A tile is a shard. One of 256 contents and a style would span several styles if there are
+    # fewer contents, and all of them would have to be prepared, and held, for the first shard.
+    return min(teacher.tile[0], contents), min(teacher.tile[1], styles)
 
 
 def memory_need(
-    components: Components,
-    styleid: StyleIDConfig,
-    size: int,
-    pairs: Int[np.ndarray, "p 2"],
-    shard_size: int,
+    teacher: Teacher, size_px: int, pairs: Int[np.ndarray, "p 2"], shard_size: int
 ) -> MemoryNeed:
-    """What the largest grids of the plan need."""
+    """What the largest shards of the plan need."""
     shards = [pairs[start : start + shard_size] for start in range(0, len(pairs), shard_size)]
     contents, styles = (max(len(np.unique(s[:, kind])) for s in shards) for kind in (0, 1))
-    return MemoryNeed.estimate(
-        components.unet,
-        components.vae,
-        size,
-        layers=styleid.injection_layers,
-        num_steps=styleid.num_steps,
-        contents=contents,
-        styles=styles,
-        pairs=min(len(pairs), shard_size),
-    )
+    return teacher.memory(size_px, contents, styles, min(len(pairs), shard_size))
+
+
+def names_no_teacher(root: Path) -> bool:
+    """Whether a dataset was started when StyleID was the only teacher, so that its settings name
+    none and its provenance calls the model the teacher."""
+    if not (root / "manifest.json").is_file():
+        return False
+    settings = load_manifest(root).get("settings")
+    return isinstance(settings, Mapping) and "styleid" in settings and "teacher" not in settings

@@ -1,8 +1,9 @@
-"""Loading a latent diffusion model: from the hub, from a folder, or the bundled mini teacher."""
+"""Loading a latent diffusion model: from the hub, from a folder, or the bundled mini model."""
 
 import hashlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import diffusers
 import torch
@@ -13,12 +14,17 @@ from torch import Tensor, nn
 
 from triplets import InputError
 
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel, CLIPTokenizer
+
 MINI = Path(__file__).parent / "mini"
 NULL_TEXT = "null_text.safetensors"
 
+Loaded = TypeVar("Loaded")
+
 
 class Components(NamedTuple):
-    """What StyleID needs of a latent diffusion model; `StyleID(*components, config)`."""
+    """A latent diffusion model and its condition for the empty text."""
 
     unet: UNet2DConditionModel
     vae: AutoencoderKL
@@ -54,7 +60,7 @@ def load_components(
         device: where the networks go.
         dtype: of the networks' weights; latents and noise schedule stay float32. An autoencoder
             whose config asks for it (`force_upcast`) stays float32 where float16 would overflow.
-        null_text_embedding: that of the empty text where it is known from an earlier run. Else it
+        null_text_embedding: that of the empty text if it is known from an earlier run. Else it
             is computed with the model's own tokenizer and text encoder, which are then dropped, or
             read from the folder's null_text.safetensors.
 
@@ -82,6 +88,57 @@ def _overflows_in_float16(vae: AutoencoderKL) -> bool:
     return vae.config.force_upcast and "force_upcast" not in by_default
 
 
+class TextEncoder(NamedTuple):
+    """A model's own tokenizer and text encoder."""
+
+    tokenizer: "CLIPTokenizer"
+    encoder: "CLIPTextModel"
+
+    @torch.inference_mode()
+    def __call__(self, texts: Sequence[str]) -> Float[Tensor, "b n d"]:
+        """Last hidden states of the texts, each padded to the longest that the encoder takes."""
+        tokens = self.tokenizer(
+            list(texts),
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        return self.encoder(tokens.input_ids.to(self.encoder.device))[0]
+
+
+def load_text_encoder(
+    name_or_path: str, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> TextEncoder:
+    """Load the text encoder of a model, for methods that need more than the empty text.
+
+    Raises:
+        InputError: no such folder or model, one without a text encoder, or the hub cannot be
+            reached.
+    """
+    transformers = _quiet_transformers()
+    path = str(MINI) if name_or_path == "mini" else name_or_path
+    local = Path(path).is_dir()
+    if local and not (Path(path) / "text_encoder").is_dir():
+        raise InputError(f'--model "{name_or_path}" has no text encoder.')
+
+    def load(variant: str | None) -> TextEncoder:
+        encoder = transformers.CLIPTextModel.from_pretrained(
+            path,
+            subfolder="text_encoder",
+            variant=variant,
+            dtype=dtype,
+            local_files_only=local,
+            use_safetensors=True,
+        )
+        tokenizer = transformers.CLIPTokenizer.from_pretrained(
+            path, subfolder="tokenizer", local_files_only=local
+        )
+        return TextEncoder(tokenizer, encoder.to(device).eval().requires_grad_(False))
+
+    return _first_variant(load, path, dtype)
+
+
 def _load_folder(folder: Path, dtype: torch.dtype, null_text: Tensor | None) -> Components:
     def load(kind: type[nn.Module], name: str) -> nn.Module:
         return kind.from_pretrained(
@@ -96,66 +153,76 @@ def _load_folder(folder: Path, dtype: torch.dtype, null_text: Tensor | None) -> 
             load_file(folder / NULL_TEXT)["null_text"] if null_text is None else null_text,
         )
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f'cannot load a teacher from "{folder}": {_first_line(error)}') from error
+        raise InputError(f'cannot load a model from "{folder}": {_first_line(error)}') from error
 
 
 def _load_pipeline(name_or_path: str, dtype: torch.dtype, null_text: Tensor | None) -> Components:
-    local = Path(name_or_path).is_dir()
-    if not local and (name_or_path.count("/") != 1 or name_or_path.startswith((".", "/", "~"))):
-        raise InputError(
-            f'--teacher "{name_or_path}": no such folder; expected "mini", a diffusers folder or a '
-            'hub id such as "stable-diffusion-v1-5/stable-diffusion-v1-5".'
+    _quiet_transformers()
+    from diffusers import StableDiffusionPipeline
+
+    def load(variant: str | None) -> StableDiffusionPipeline:
+        return StableDiffusionPipeline.from_pretrained(
+            name_or_path,
+            variant=variant,
+            dtype=dtype,
+            local_files_only=Path(name_or_path).is_dir(),
+            use_safetensors=True,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+            text_encoder=None,
+            tokenizer=None,
         )
+
+    pipeline = _first_variant(load, name_or_path, dtype)
+    scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    if null_text is None:
+        null_text = load_text_encoder(name_or_path, dtype=dtype)([""])
+    return Components(pipeline.unet, pipeline.vae, scheduler, null_text)
+
+
+def _quiet_transformers():
+    """The library, without its comments."""
     import transformers
 
     # Its import warns of image processors without torchvision, which nothing here uses.
     transformers.logging.set_verbosity_error()
     # Without a network it reports each attempt; the error below says all that is needed.
     diffusers.logging.set_verbosity_error()
-    from diffusers import StableDiffusionPipeline
+    return transformers
 
-    # Repositories hold float16 files, float32 files or both; the other kind still loads.
-    variants = ("fp16", None) if dtype == torch.float16 else (None, "fp16")
+
+def _first_variant(
+    load: Callable[[str | None], Loaded], name_or_path: str, dtype: torch.dtype
+) -> Loaded:
+    """What `load` makes of the model's files of the given precision, or else of the other ones.
+
+    Repositories hold float16 files, float32 files or both; the other kind still loads.
+
+    Raises:
+        InputError: no such folder or model, or the hub cannot be reached.
+    """
+    local = Path(name_or_path).is_dir()
+    if not local and (name_or_path.count("/") != 1 or name_or_path.startswith((".", "/", "~"))):
+        raise InputError(
+            f'--model "{name_or_path}": no such folder; expected "mini", a diffusers folder or a '
+            'hub id such as "stable-diffusion-v1-5/stable-diffusion-v1-5".'
+        )
     errors = []
-    for variant in variants:
+    for variant in ("fp16", None) if dtype == torch.float16 else (None, "fp16"):
         try:
-            pipeline = StableDiffusionPipeline.from_pretrained(
-                name_or_path,
-                variant=variant,
-                dtype=dtype,
-                local_files_only=local,
-                use_safetensors=True,
-                safety_checker=None,
-                feature_extractor=None,
-                requires_safety_checker=False,
-                **({} if null_text is None else {"text_encoder": None, "tokenizer": None}),
-            )
-            break
+            return load(variant)
         except (OSError, ValueError) as error:
             errors.append(error)
-    else:
-        if local:
-            raise InputError(
-                f'cannot load a teacher from "{name_or_path}": {_first_line(errors[-1])}'
-            )
-        reason = str(errors[0]).partition("(")[0].strip()
+    if local:
         raise InputError(
-            f'cannot load "{name_or_path}" from the Hugging Face Hub ({reason}); without a '
-            f"network, download https://huggingface.co/{name_or_path} elsewhere and give it with "
-            "--teacher PATH."
-        ) from errors[0]
-    scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
-    if null_text is not None:
-        return Components(pipeline.unet, pipeline.vae, scheduler, null_text)
-    tokens = pipeline.tokenizer(
-        "",
-        padding="max_length",
-        max_length=pipeline.tokenizer.model_max_length,
-        return_tensors="pt",
-    )
-    with torch.inference_mode():
-        null_text = pipeline.text_encoder(tokens.input_ids)[0]
-    return Components(pipeline.unet, pipeline.vae, scheduler, null_text)
+            f'cannot load a model from "{name_or_path}": {_first_line(errors[-1])}'
+        ) from errors[-1]
+    reason = str(errors[0]).partition("(")[0].strip()
+    raise InputError(
+        f'cannot load "{name_or_path}" from the Hugging Face Hub ({reason}); without a network, '
+        f"download https://huggingface.co/{name_or_path} elsewhere and give it with --model PATH."
+    ) from errors[0]
 
 
 def _first_line(error: Exception) -> str:

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import UInt8
 from tqdm import tqdm
 
-from teacher_torch.inversions import InversionCache
-from teacher_torch.memory import GIB, MemoryNeed, is_out_of_memory, release_cached_memory
+from teacher_torch.devices import GIB, MemoryNeed, is_out_of_memory, release_cached_memory
 from teacher_torch.pixels import to_uint8
-from teacher_torch.styleid.teacher import StyleID
+from teacher_torch.prepared import PreparedPictures, PreparedStore
+from teacher_torch.teacher import ROLES, Key, Teacher
 from triplets import ImageSet, InputError, TripletWriter
 
 
@@ -21,32 +21,38 @@ class Work:
     """The shards that this process has still to make."""
 
     def __init__(
-        self, writer: TripletWriter, teacher: StyleID, contents: ImageSet, styles: ImageSet
+        self,
+        writer: TripletWriter,
+        teacher: Teacher,
+        contents: ImageSet,
+        styles: ImageSet,
+        seed: int = 0,
     ):
-        self.writer, self.teacher = writer, teacher
+        self.writer, self.teacher, self._seed = writer, teacher, seed
         self.shards = writer.missing_shards()
         self._sets = (contents, styles)
-        self._inversions = [
-            InversionCache(
+        self._prepared = [
+            PreparedPictures(
                 teacher,
-                images.images,
-                writer.pairs[:, kind],
-                [writer.shard_pairs(shard)[:, kind] for shard in self.shards],
+                role,
+                pictures,
+                seed,
+                writer.pairs[:, column],
+                [writer.shard_pairs(shard)[:, column] for shard in self.shards],
+                PreparedStore(writer) if role in teacher.persistent else None,
             )
-            for kind, images in enumerate(self._sets)
+            for column, (role, pictures) in enumerate(zip(ROLES, self._sets, strict=True))
         ]
 
     @property
-    def inversion_rows(self) -> int:
-        """UNet rows of the inversions."""
-        pictures = sum(cache.pictures for cache in self._inversions)
-        return self.teacher.config.num_steps * pictures
+    def preparation_rows(self) -> int:
+        """UNet rows that the preparation of pictures takes."""
+        return sum(pictures.work for pictures in self._prepared)
 
     @property
-    def sampling_rows(self) -> int:
-        """UNet rows of the joint sampling."""
-        steps = self.teacher.schedule.sampling_start + 1
-        return steps * sum(_grid_rows(self.writer.shard_pairs(shard)) for shard in self.shards)
+    def stylisation_rows(self) -> int:
+        """UNet rows that the stylisation of pairs takes."""
+        return sum(self._shard_rows(shard) for shard in self.shards)
 
     def describe(self, need: MemoryNeed, budget: int) -> str:
         """The plan of this process in a few lines."""
@@ -58,10 +64,10 @@ class Work:
         lines = [
             f"{len(writer.pairs)} pairs of {len(contents)} contents and {len(styles)} styles in "
             f"{writer.num_shards} shards; to do{whose}: {pairs} pairs in {len(self.shards)} shards",
-            f"UNet rows: {self.inversion_rows} to invert pictures, {self.sampling_rows} to sample "
-            f"pairs, at most {rows_per_call} a call",
+            f"UNet rows: {self.preparation_rows} to prepare pictures, {self.stylisation_rows} to "
+            f"stylise pairs, at most {rows_per_call} per call",
             f"memory: about {need.total(rows_per_call) / GIB:.2f} of {budget / GIB:.2f} GiB on "
-            f"{self.teacher.unet.device}, {need.weights / GIB:.2f} of them weights",
+            f"{self.teacher.device}, {need.weights / GIB:.2f} of them weights",
             f"disk: {pixels / 1e9:.2f} GB for all shards, "
             f"{shutil.disk_usage(writer.root).free / 1e9:.0f} GB free",
         ]
@@ -78,13 +84,13 @@ class Work:
         start, done = time.monotonic(), 0
         with tqdm(
             desc="stylising" if writer.world_size == 1 else f"rank {writer.rank}",
-            total=self.inversion_rows + self.sampling_rows,
+            total=self.preparation_rows + self.stylisation_rows,
             unit="row",
             position=int(os.environ.get("LOCAL_RANK", 0)),
         ) as bar:
             teacher.after_call = bar.update
-            for place, shard in enumerate(self.shards):
-                stylised = self._stylise_in_memory(place, bar)
+            for index, shard in enumerate(self.shards):
+                stylised = self._stylise_in_memory(index, bar)
                 reduced = teacher.rows_per_call != writer.settings["rows_per_call"]
                 remarks = {"rows_per_call": teacher.rows_per_call} if reduced else None
                 writer.write_shard(shard, stylised, remarks)
@@ -92,53 +98,55 @@ class Work:
                 speed = 60 * done / (time.monotonic() - start)
                 bar.set_postfix_str(f"{done} pairs, {speed:.1f} pairs/min")
 
-    def _stylise_in_memory(self, place: int, bar: tqdm) -> UInt8[np.ndarray, "p h w 3"]:
-        """Stylise a shard, where memory runs out with half of the rows a call from then on."""
+    def _shard_rows(self, shard: int) -> int:
+        pairs = self.writer.shard_pairs(shard)
+        return self.teacher.work(*(len(np.unique(column)) for column in pairs.T), len(pairs))
+
+    def _stylise_in_memory(self, index: int, bar: tqdm) -> UInt8[np.ndarray, "p h w 3"]:
+        """Stylise a shard; if memory runs out, with half of the rows per call from then on."""
         teacher = self.teacher
         before = bar.n
         while True:
             try:
-                return self._stylise(place)
+                return self._stylise(index)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
             # Outside the handler, whose traceback keeps the tensors of the failed call alive.
             if teacher.rows_per_call == 1:
                 raise InputError(
-                    f"not even one UNet row fits into the memory of {teacher.unet.device}: free "
-                    "some, take a smaller --size, or --dtype float16; finished shards are kept."
+                    f"not even one UNet row fits into the memory of {teacher.device}: free some, "
+                    "take a smaller --size, or --dtype float16; finished shards are kept."
                 )
             teacher.rows_per_call //= 2
-            release_cached_memory(teacher.unet.device)
+            release_cached_memory(teacher.device)
             print(
-                f"out of memory: continuing with at most {teacher.rows_per_call} rows a call",
+                f"out of memory: continuing with at most {teacher.rows_per_call} rows per call",
                 file=sys.stderr,
             )
             bar.n = before
             bar.refresh()
 
-    def _stylise(self, place: int) -> UInt8[np.ndarray, "p h w 3"]:
-        pairs = self.writer.shard_pairs(self.shards[place])
+    def _stylise(self, index: int) -> UInt8[np.ndarray, "p h w 3"]:
+        """The pictures of the shard at that index of the work."""
+        pairs = self.writer.shard_pairs(self.shards[index])
         rows, local_pairs = zip(
             *(np.unique(column, return_inverse=True) for column in pairs.T), strict=True
         )
-        content, style = (
-            cache.get(chosen, place) for cache, chosen in zip(self._inversions, rows, strict=True)
-        )
-        local_pairs = torch.from_numpy(np.stack(local_pairs, axis=1))
-        pictures = []
-        # Decoded one at a time, because pictures in float32 are large.
-        for latents in self.teacher.sample(content, style, local_pairs).split(1):
-            picture = self.teacher.decode(latents)
+        prepared = [
+            pictures.get(chosen, index)
+            for pictures, chosen in zip(self._prepared, rows, strict=True)
+        ]
+        contents, styles = self._sets
+        keys = [Key(self._seed, contents.ids[c], styles.ids[s]) for c, s in pairs.tolist()]
+        stylised = []
+        for picture in self.teacher.stylise(
+            *prepared, torch.from_numpy(np.stack(local_pairs, axis=1)), keys
+        ):
             if not picture.isfinite().all():
                 raise InputError(
-                    f"the teacher's numbers overflow in {str(self.teacher.unet.dtype)[6:]}: use "
+                    f"the teacher's numbers overflow in {self.writer.settings['dtype']}: use "
                     "--dtype bfloat16 or float32, with another folder for the dataset."
                 )
-            pictures.append(to_uint8(picture))
-        return np.concatenate(pictures)
-
-
-def _grid_rows(pairs: np.ndarray) -> int:
-    """UNet rows of one step of joint sampling."""
-    return len(pairs) + sum(len(np.unique(column)) for column in pairs.T)
+            stylised.append(to_uint8(picture.detach()[None]))
+        return np.concatenate(stylised)

@@ -175,15 +175,28 @@ class TripletWriter:
         description = {"rows": len(index), "sha256": sha256}
         if remarks:
             description["remarks"] = _as_json("remarks", remarks)
-        with self._staging(name) as staging:
-            folder = staging / name
-            folder.mkdir()
+        with self.new_folder(name) as folder:
             _save_array(folder / "stylised.npy", stylised)
             _save_array(folder / "index.npy", index)
             _save_json(folder / "shard.json", description)
+
+    @contextlib.contextmanager
+    def new_folder(self, name: str) -> Iterator[Path]:
+        """A folder to fill that appears in the dataset as `name` when the block ends, whole.
+
+        Raises:
+            DatasetError: it is there already, or another process runs as this rank.
+            OSError: disk full and so on; nothing half-written is left under a final name.
+        """
+        target = self.root / name
+        with self._staging(name) as staging:
+            folder = staging / target.name
+            folder.mkdir()
+            yield folder
             sync_folder(folder)
-            os.rename(folder, self.root / name)
-            sync_folder(self.root)
+            target.parent.mkdir(exist_ok=True)
+            os.rename(folder, target)
+            sync_folder(target.parent)
 
     def _rank_of(self, shard: int) -> int:
         return shard * self.world_size // self.num_shards

@@ -13,7 +13,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
-from teacher_torch.dump import open_device
+from teacher_torch.devices import open_device
 from teacher_torch.latent_diffusion import Components, load_components
 from teacher_torch.mini.perceptual import LPIPS, VGG16, relative_gram_distance
 from teacher_torch.pixels import to_model_range, to_uint8

@@ -27,7 +27,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from teacher_torch.dump import open_device
+from teacher_torch.devices import open_device
 from teacher_torch.mini.perceptual import VGG16, feature_distance
 from triplets import InputError, read_image, training_files
 from triplets.atomic import atomic_write, make_folder

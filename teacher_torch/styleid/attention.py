@@ -58,16 +58,16 @@ def plan_calls(
     device: torch.device,
 ) -> Iterator[Rows]:
     """Cut contents, styles and `pairs` (content, style; sorted by style) into UNet calls."""
-    own = contents + styles
+    sources = contents + styles
     start = 0
-    for size in cut(own + len(pairs), rows_per_call):
+    for size in cut(sources + len(pairs), rows_per_call):
         stop = start + size
-        here = pairs[max(0, start - own) : max(0, stop - own)]
+        pairs_of_call = pairs[max(0, start - sources) : max(0, stop - sources)]
         yield Rows(
             contents=max(0, min(stop, contents) - start),
-            styles=max(0, min(stop, own) - max(start, contents)),
-            stylised_contents=here[:, 0].to(device),
-            stylised_per_style=tuple(torch.bincount(here[:, 1]).tolist()),
+            styles=max(0, min(stop, sources) - max(start, contents)),
+            stylised_contents=pairs_of_call[:, 0].to(device),
+            stylised_per_style=tuple(torch.bincount(pairs_of_call[:, 1]).tolist()),
         )
         start = stop
 
@@ -126,27 +126,27 @@ class StyleInjectionProcessor:
         temb: Tensor | None = None,
     ) -> Float[Tensor, "b n c"]:
         rows = self.injection.rows
-        own = rows.contents + rows.styles
+        sources = rows.contents + rows.styles
 
         def heads(x: Tensor) -> Float[Tensor, "b k n d"]:
             return x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
 
         query = heads(attn.to_q(hidden_states))
         outputs = []
-        if own:
+        if sources:
             # Stylised rows never use their own key and value, so only these are computed.
             key, value = (
-                heads(attn.to_k(hidden_states[:own])),
-                heads(attn.to_v(hidden_states[:own])),
+                heads(attn.to_k(hidden_states[:sources])),
+                heads(attn.to_v(hidden_states[:sources])),
             )
-            outputs.append(_attend(attn, query[:own], key, value, 1.0))
+            outputs.append(_attend(attn, query[:sources], key, value, 1.0))
             if rows.contents:
                 self.content_query = _append(self.content_query, query[: rows.contents])
             if rows.styles:
                 self.style_key = _append(self.style_key, key[rows.contents :])
                 self.style_value = _append(self.style_value, value[rows.contents :])
         if rows.stylised:
-            outputs.append(self._inject(attn, query[own:], rows))
+            outputs.append(self._inject(attn, query[sources:], rows))
         output = torch.cat(outputs).transpose(1, 2).flatten(2)
         return attn.to_out[1](attn.to_out[0](output))
 
@@ -169,9 +169,9 @@ class StyleInjectionProcessor:
         return torch.cat(outputs)
 
 
-def _append(kept: Tensor | None, new: Tensor) -> Tensor:
+def _append(stored: Tensor | None, new: Tensor) -> Tensor:
     # A copy, because a view would keep the features of all rows of the call in memory.
-    return new.clone() if kept is None else torch.cat([kept, new])
+    return new.clone() if stored is None else torch.cat([stored, new])
 
 
 def _attend(

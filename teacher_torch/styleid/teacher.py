@@ -40,13 +40,13 @@ class Inversion:
 
 
 def side_multiple(unet: UNet2DConditionModel, vae: AutoencoderKL) -> int:
-    """Pixels of which the sides of pictures must be multiples: each level halves them."""
+    """What the sides of pictures must be multiples of, in pixels: each level halves them."""
     levels = len(vae.config.block_out_channels) + len(unet.config.block_out_channels)
     return 2 ** (levels - 2)
 
 
 class StyleID:
-    """The teacher (Chung et al., "Style Injection in Diffusion", CVPR 2024).
+    """The method (Chung et al., "Style Injection in Diffusion", CVPR 2024).
 
     Each content and style picture is inverted once; any grid of pairs is then sampled jointly: the
     UNet rows of a step are the contents, the styles and the stylised pictures, and the latter read
@@ -70,7 +70,7 @@ class StyleID:
                 type are read, its own stepping is not used.
             null_text_embedding: the condition of every UNet row.
             config: the method's settings.
-            rows_per_call: most rows of one UNet call, which bound the memory. The same rows in
+            rows_per_call: most rows of one UNet call, which bounds the memory. The same rows in
                 other calls give the same pictures but for rounding.
         """
         self.unet, self.vae = unet, vae
@@ -189,9 +189,9 @@ class StyleID:
         with self._injection as injection:
             for rows in calls:
                 counts = (rows.contents, rows.styles, rows.stylised)
-                taken = [islice(source, n) for source, n in zip(sources, counts, strict=True)]
+                parts = [islice(source, n) for source, n in zip(sources, counts, strict=True)]
                 injection.rows = rows
-                output = self._predict(torch.stack(list(chain(*taken))), timestep)
+                output = self._predict(torch.stack(list(chain(*parts))), timestep)
                 if rows.stylised:
                     outputs.append(output[-rows.stylised :])
         return torch.cat(outputs)

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from diffusers import UNet2DConditionModel
 
+from teacher_torch import StyleIDConfig
 from teacher_torch.dump import DumpConfig, dump
 
 
@@ -79,7 +80,8 @@ def main(folder: Path, model: str, pictures: Path) -> None:
 
     def config(name: str, **changes) -> DumpConfig:
         sources = (str(pictures / "content"), str(pictures / "style"))
-        return DumpConfig(*sources, folder / name, teacher=model, steps=2, tile=2, **changes)
+        method = StyleIDConfig(num_steps=2)
+        return DumpConfig(*sources, folder / name, model=model, method=method, tile=2, **changes)
 
     assert status(fork(dump, config("whole"))) == 0
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,10 +16,11 @@ import tyro
 from diffusers import UNet2DConditionModel
 from PIL import Image
 
-from teacher_torch import StyleID
-from teacher_torch.dump import DumpConfig, dump
+from teacher_torch import StyleID, StyleIDConfig
+from teacher_torch.dump import DumpConfig, dump, dump_config_type, dump_config_type_for
 from teacher_torch.pixels import to_model_range, to_uint8
 from triplets import InputError, TripletDataset
+from triplets.format import encode_json
 
 SCRIPT = "scripts/dump_teacher.py"
 
@@ -45,8 +47,8 @@ def config(pictures, model_folder, tmp_path):
         str(pictures / "content"),
         str(pictures / "style"),
         tmp_path / "out",
-        teacher=str(model_folder),
-        steps=3,
+        model=str(model_folder),
+        method=StyleIDConfig(num_steps=3),
         tile=2,
     )
 
@@ -60,14 +62,16 @@ def test_triplets_are_what_the_teacher_makes(config, components):
     dataset = TripletDataset(config.out)
     assert dataset.verify() == []
     assert len(dataset) == 9 and len({tuple(pair) for pair in dataset.pairs}) == 9
-    styleid = StyleID(*components, config.styleid())
+    styleid = StyleID(*components, config.method)
     triplet = dataset[5]
     content, style = (styleid.invert(to_model_range(image[None])) for image in triplet[:2])
     expected = to_uint8(styleid.stylise(content, style))[0].astype(int)
     # Joint and single sampling round differently by far less than one grey level.
     assert np.abs(expected - triplet.stylised).max() <= 1
-    assert dataset.manifest["settings"]["styleid"]["num_steps"] == 3
-    assert len(dataset.manifest["settings"]["weights_sha256"]) == 64
+    settings = dataset.manifest["settings"]
+    assert settings["teacher"] == "styleid" and settings["styleid"]["num_steps"] == 3
+    assert len(settings["weights_sha256"]) == 64
+    assert dataset.manifest["provenance"]["model"] == config.model
 
 
 def test_interrupted_dumps_end_in_the_same_bytes(model_folder, pictures, tmp_path):
@@ -86,7 +90,7 @@ def test_interrupted_dumps_end_in_the_same_bytes(model_folder, pictures, tmp_pat
 def test_torchrun_fills_one_folder(config, tmp_path):
     def arguments(out):
         command = [SCRIPT, "--content", config.content, "--style", config.style, "--out", str(out)]
-        return [*command, "--teacher", config.teacher, "--steps", "2", "--tile", "2"]
+        return [*command, "--model", config.model, "--steps", "2", "--tile", "2"]
 
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     for command in (
@@ -97,7 +101,7 @@ def test_torchrun_fills_one_folder(config, tmp_path):
     assert files(tmp_path / "one") == files(tmp_path / "two")
 
 
-def test_full_memory_halves_the_rows_a_call(config, monkeypatch, tmp_path, capsys):
+def test_full_memory_halves_the_rows_per_call(config, monkeypatch, tmp_path, capsys):
     dump(config)
     forward = UNet2DConditionModel.forward
 
@@ -109,7 +113,7 @@ def test_full_memory_halves_the_rows_a_call(config, monkeypatch, tmp_path, capsy
     monkeypatch.setattr(UNet2DConditionModel, "forward", forward_in_little_memory)
     little = replace(config, out=tmp_path / "little")
     dump(little)
-    assert "continuing with at most 2 rows a call" in capsys.readouterr().err
+    assert "continuing with at most 2 rows per call" in capsys.readouterr().err
     shard = json.loads((little.out / "pairs-00001" / "shard.json").read_text())
     assert shard["remarks"] == {"rows_per_call": 2}
     for a, b in zip(TripletDataset(config.out), TripletDataset(little.out), strict=True):
@@ -133,14 +137,14 @@ def test_imitated_bfloat16_is_warned_of(config, dtype, capability, warns, monkey
     assert ("only imitates bfloat16" in capsys.readouterr().err) is warns
 
 
-def test_memory_budget_decides_the_rows_a_call(config, capsys):
+def test_memory_budget_decides_the_rows_per_call(config, capsys):
     with pytest.raises(InputError, match=r"--memory-budget 0\.0001: the networks, 2 contents"):
         dump(replace(config, memory_budget=1e-4))
     dump(replace(config, memory_budget=0.0015))
     settings = TripletDataset(config.out).manifest["settings"]
     assert settings["rows_per_call"] in (1, 2, 4, 8)
     plan = capsys.readouterr().out
-    assert f"at most {settings['rows_per_call']} a call" in plan and "of 0.00 GiB on cpu" in plan
+    assert f"at most {settings['rows_per_call']} per call" in plan and "of 0.00 GiB on cpu" in plan
 
 
 def test_numbers_that_overflow(config, monkeypatch):
@@ -166,12 +170,13 @@ def test_null_text_is_kept_and_used_again(config, monkeypatch):
     dump(config)
     stored = np.load(config.out / "null_text.npy", allow_pickle=False)
     assert stored.shape == (1, 3, 8) and stored.dtype == np.float32
-    (Path(config.teacher) / "null_text.safetensors").rename(config.out.parent / "gone")
+    null_text = Path(config.model) / "null_text.safetensors"
+    null_text.rename(config.out.parent / "gone")
     try:
-        (Path(config.teacher) / "null_text.safetensors").write_bytes(b"never read")
+        null_text.write_bytes(b"never read")
         dump(config)
     finally:
-        (config.out.parent / "gone").replace(Path(config.teacher) / "null_text.safetensors")
+        (config.out.parent / "gone").replace(null_text)
 
 
 @pytest.mark.parametrize(
@@ -195,10 +200,11 @@ def test_rank_of_this_process(config, monkeypatch, environment, given, expected)
     [
         ({"rank": 1}, "--rank and --world-size belong together"),
         ({"tile": 0}, "--tile 0: expected at least 1"),
+        ({"tile": (4, 0)}, "--tile 0: expected at least 1"),
+        ({"teacher": "mini"}, '--teacher "mini": expected .*; weights are given with --model now'),
+        ({"method": 3}, 'teacher "styleid" takes a StyleIDConfig, not a int'),
         ({"device": "abacus"}, '--device "abacus" cannot be used here'),
         ({"rank": 2, "world_size": 2}, "--rank 2 --world-size 2: ranks count from 0"),
-        ({"gamma": 2.0}, "gamma is 2.0; expected 0"),
-        ({"injection_layers": ()}, "injection_layers is empty"),
         ({"size": 0}, "--size 0: expected at least 1"),
         ({"size": 100}, "--size 100: this teacher needs a multiple of 64, such as 128"),
         ({"seed": -1}, "--seed -1: expected at least 0"),
@@ -213,20 +219,95 @@ def test_settings_that_cannot_be_used(config, changes, message):
     assert not config.out.exists()
 
 
-@pytest.mark.parametrize(
-    "flags", ["--gamma 2", "--steps 0", "--rank 3 --world-size 2", "--size 0", "--pairs random:0"]
-)
-def test_impossible_values_are_wrong_usage(flags):
+def parse(flags):
     arguments = ["--content", "a", "--style", "b", "--out", "c", *flags.split()]
+    return tyro.cli(dump_config_type_for(arguments), args=arguments)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--gamma 2", "gamma is 2.0; expected 0"),
+        ("--steps 0", "num_steps is 0; expected 2 to 999"),
+        ("--injection-layers", "injection_layers is empty"),
+        ("--rank 3 --world-size 2", "ranks count from 0"),
+        ("--size 0", "--size 0: expected at least 1"),
+        ("--tile 3 0", "--tile 0: expected at least 1"),
+        ("--pairs random:0", "expected a number from 1 after the colon"),
+        ("--preset fast", "fast"),
+        ("--teacher mini", "weights are given with --model now"),
+        ("--teacher owner/name --steps 10", "weights are given with --model now"),
+        ("--teacher", "--teacher"),
+    ],
+)
+def test_impossible_values_are_wrong_usage(flags, message, capsys):
     with pytest.raises(SystemExit) as end:
-        tyro.cli(DumpConfig, args=arguments)
+        parse(flags)
     assert end.value.code == 2
+    # The parser draws a box around its message.
+    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("flags", "method"),
+    [
+        ("", StyleIDConfig.paper()),
+        ("--teacher styleid --steps 10", StyleIDConfig(num_steps=10)),
+        ("--preset=port --gamma 0.3", replace(StyleIDConfig.port(), gamma=0.3)),
+        ("--preset paper --temperature 2", StyleIDConfig(temperature=2.0)),
+        (
+            "--injection-layers 9 10 --no-adain-init",
+            StyleIDConfig(injection_layers=(9, 10), adain_init=False),
+        ),
+    ],
+)
+def test_flags_of_the_method(flags, method):
+    config = parse(flags)
+    assert config.method == method and config.teacher == "styleid" and config.model == "mini"
+    assert isinstance(config, DumpConfig)
+
+
+@pytest.mark.parametrize(
+    ("flags", "tile"), [("", None), ("--tile 4", 4), ("--tile 256 1", (256, 1))]
+)
+def test_flags_of_the_tile(flags, tile):
+    assert parse(flags).tile == tile
+
+
+def test_help_shows_the_defaults_of_the_preset(capsys):
+    with pytest.raises(SystemExit):
+        tyro.cli(dump_config_type("styleid", "port"), args=["--help"])
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "--steps INT DDIM steps of the inversion" in text and "(default: 20)" in text
+    assert "Query preservation" in text and "Folder of content pictures" in text
 
 
 def test_dump_with_other_settings_is_refused(config):
     dump(config)
     with pytest.raises(InputError, match=r"settings\.styleid\.gamma is 0\.75 there, now 0\.3"):
-        dump(replace(config, gamma=0.3))
+        dump(replace(config, method=StyleIDConfig(num_steps=3, gamma=0.3)))
+
+
+def as_before_other_teachers(root):
+    """Rewrite a dataset as it was begun when StyleID was the only teacher."""
+    path = root / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["settings"]["teacher"]
+    manifest["provenance"]["teacher"] = manifest["provenance"].pop("model")
+    path.write_bytes(encode_json(manifest))
+
+
+@pytest.mark.filterwarnings("error")  # provenance that differs is warned of
+def test_dump_from_before_other_teachers_continues(config):
+    dump(config)
+    as_before_other_teachers(config.out)
+    before = files(config.out)
+    assert TripletDataset(config.out).verify() == []
+    shutil.rmtree(config.out / "pairs-00001")
+    dump(config)
+    assert files(config.out) == before
+    with pytest.raises(InputError, match=r"settings\.styleid\.gamma is 0\.75 there, now 0\.3"):
+        dump(replace(config, method=StyleIDConfig(num_steps=3, gamma=0.3)))
 
 
 def test_unusable_pictures_are_named_and_left_out(config, pictures, tmp_path, capsys):
@@ -244,7 +325,7 @@ def test_unusable_pictures_are_named_and_left_out(config, pictures, tmp_path, ca
 
 def test_command_prints_one_sentence_for_a_missing_folder(config):
     command = [sys.executable, SCRIPT, "--content", "no/such/folder", "--style", config.style]
-    command += ["--out", str(config.out), "--teacher", config.teacher]
+    command += ["--out", str(config.out), "--model", config.model]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 1
     assert result.stderr.strip() == (

@@ -71,7 +71,7 @@ def test_path_that_does_not_exist():
 
 
 def test_folder_that_holds_no_model(tmp_path):
-    with pytest.raises(InputError, match=f'cannot load a teacher from "{tmp_path}"'):
+    with pytest.raises(InputError, match=f'cannot load a model from "{tmp_path}"'):
         load_components(str(tmp_path))
 
 
@@ -80,5 +80,5 @@ def test_hub_that_cannot_be_reached(monkeypatch):
     with pytest.raises(InputError) as error:
         load_components("nobody/no-such-model")
     message = str(error.value)
-    assert "https://huggingface.co/nobody/no-such-model" in message and "--teacher PATH" in message
+    assert "https://huggingface.co/nobody/no-such-model" in message and "--model PATH" in message
     assert "\n" not in message

@@ -19,8 +19,29 @@ def test_all_pairs_are_planned_tile_by_tile():
 
 
 def test_size_of_the_tiles():
-    pairs = plan_pairs("all", image_set(4), image_set(4), 0, tile=2)
+    pairs = plan_pairs("all", image_set(4), image_set(4), 0, tile=(2, 2))
     assert pairs[:4].tolist() == [[0, 0], [1, 0], [0, 1], [1, 1]]
+
+
+def test_the_side_with_fewer_pictures_changes_slowly():
+    """What is trained per style is needed in consecutive shards alone."""
+    by_style = plan_pairs("all", image_set(5), image_set(3), 0, tile=(2, 1))
+    assert by_style[:5].tolist() == [[0, 0], [1, 0], [2, 0], [3, 0], [4, 0]]
+    assert by_style[:, 1].tolist() == [0] * 5 + [1] * 5 + [2] * 5
+    by_content = plan_pairs("all", image_set(3), image_set(5), 0, tile=(1, 2))
+    assert by_content[:, 0].tolist() == [0] * 5 + [1] * 5 + [2] * 5
+    assert len(np.unique(by_style, axis=0)) == len(np.unique(by_content, axis=0)) == 15
+    large = plan_pairs("all", image_set(300), image_set(2), 0, tile=(256, 1))
+    assert large[:300].tolist() == [[content, 0] for content in range(300)]
+
+
+def test_random_tiles_that_are_no_squares():
+    pairs = plan_pairs("tiles:3", image_set(12), image_set(9), 0, tile=(4, 1))
+    for tile in pairs.reshape(3, 4, 2):
+        assert len(set(tile[:, 0])) == 4 and len(set(tile[:, 1])) == 1
+    assert sorted(pairs[:, 0]) == list(range(12)) and len(set(pairs[:, 1])) == 3
+    with pytest.raises(InputError, match="K from 1 to 27, since 12 contents and 9 styles"):
+        plan_pairs("tiles:28", image_set(12), image_set(9), 0, tile=(4, 1))
 
 
 def test_random_pairs_depend_on_the_seed():

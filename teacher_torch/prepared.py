@@ -1,0 +1,201 @@
+"""The prepared pictures that a dump needs: each made once, and kept on disk if that is worth it.
+
+What a teacher learns of a style is published in the dataset like a shard, with its checksum:
+
+    prepared/style-00003/       one group of pictures
+        tensors.safetensors     what `Teacher.prepare` made of them
+        prepared.json           ids of the pictures, sha256 of the other file
+"""
+
+import contextlib
+import functools
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock, Timeout
+from jaxtyping import Int
+
+from teacher_torch.pixels import to_model_range
+from teacher_torch.teacher import Key, Prepared, Role, Teacher
+from triplets import DatasetError, ImageSet, TripletWriter
+from triplets.atomic import synced_file
+from triplets.format import encode_json, load_json
+
+FOLDER = "prepared"
+TENSORS = "tensors.safetensors"
+DESCRIPTION = "prepared.json"
+
+
+class PreparedPictures:
+    """The prepared contents or styles of a dump, each made when a shard first needs it and kept, in
+    main memory, until the last shard that needs it is done.
+
+    They are made in fixed groups of the whole plan's pictures, because a network's rounding depends
+    on its batch: what an earlier run has finished must not change a result.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        role: Role,
+        pictures: ImageSet,
+        seed: int,
+        plan: Int[np.ndarray, " p"],
+        shards: Sequence[Int[np.ndarray, " k"]],
+        store: "PreparedStore | None" = None,
+    ):
+        """
+        Args:
+            teacher: prepares the pictures.
+            role: what the pictures are.
+            pictures: all of them.
+            seed: of the dump, for the teacher's random numbers.
+            plan: rows of the pictures that the plan uses, in any order, with repetitions.
+            shards: those of each shard that is still to be made, in the order of the work.
+            store: where to keep them on disk; by default they are kept in memory only.
+        """
+        self._teacher, self._role, self._pictures, self._seed = teacher, role, pictures, seed
+        self._store = store
+        self._rows = np.unique(plan)
+        # Position in `shards` of the last use of each group.
+        self._last_use = {
+            group: shard for shard, rows in enumerate(shards) for group in self._find(rows)[0]
+        }
+        self._to_make = {
+            group for group in self._last_use if store is None or not store.holds(self._name(group))
+        }
+        self._groups: dict[int, Prepared] = {}
+
+    @functools.cached_property
+    def work(self) -> int:
+        """UNet rows of what was still to be made for the shards at the start."""
+        return sum(self._work(group) for group in self._to_make)
+
+    def get(self, rows: Int[np.ndarray, " b"], shard: int) -> Prepared:
+        """The prepared pictures of some rows, in their order, for the shard at that position of the
+        work; in main memory.
+
+        Raises:
+            DatasetError: what is kept on disk is damaged.
+        """
+        groups, members = self._find(rows)
+        for group in [g for g in self._groups if self._last_use[g] < shard]:
+            del self._groups[group]
+        for group in sorted(set(groups) - self._groups.keys()):
+            self._groups[group] = self._make(group) if self._store is None else self._share(group)
+        return Prepared.cat(
+            [self._groups[group][member] for group, member in zip(groups, members, strict=True)]
+        )
+
+    def _make(self, group: int) -> Prepared:
+        rows = self._group_rows(group)
+        keys = [Key(self._seed, **{self._role: name}) for name in self._ids(group)]
+        images = to_model_range(self._pictures.images[rows])
+        return self._teacher.prepare(self._role, images, keys).to("cpu")
+
+    def _share(self, group: int) -> Prepared:
+        """What is on disk, or what is made now and put there, by this process or by another."""
+        name, ids = self._name(group), self._ids(group)
+        if not self._store.holds(name):
+            with self._store.lock(name):
+                if not self._store.holds(name):  # nobody has made it while this process waited
+                    made = self._make(group)
+                    self._store.publish(name, ids, made)
+                    return made
+        if group in self._to_make:
+            self._teacher.after_call(self._work(group))  # another rank has done it
+        return self._store.load(name, ids)
+
+    def _name(self, group: int) -> str:
+        return f"{self._role}-{group:05d}"
+
+    def _ids(self, group: int) -> list[str]:
+        return [self._pictures.ids[row] for row in self._group_rows(group)]
+
+    def _work(self, group: int) -> int:
+        return self._teacher.preparation_work(self._role, len(self._group_rows(group)))
+
+    def _group_rows(self, group: int) -> Int[np.ndarray, " b"]:
+        size = self._teacher.group(self._role)
+        return self._rows[group * size : (group + 1) * size]
+
+    def _find(self, rows: Int[np.ndarray, " b"]) -> tuple[list[int], list[int]]:
+        """Group of each row, and its index in the group."""
+        size = self._teacher.group(self._role)
+        groups, members = np.divmod(np.searchsorted(self._rows, rows), size)
+        return groups.tolist(), members.tolist()
+
+
+class PreparedStore:
+    """The folder of a dataset in which prepared pictures are kept; ranks share it."""
+
+    def __init__(self, writer: TripletWriter):
+        self._writer = writer
+
+    def holds(self, name: str) -> bool:
+        """Whether that group is there, whole."""
+        return self._path(name).is_dir()
+
+    def publish(self, name: str, ids: Sequence[str], prepared: Prepared) -> None:
+        """Write a group under its name, whole or not at all.
+
+        Raises:
+            OSError: the disk is full and so on.
+        """
+        with self._writer.new_folder(f"{FOLDER}/{name}") as folder:
+            prepared.save(folder / TENSORS)
+            description = {"ids": list(ids), "sha256": _file_sha256(folder / TENSORS)}
+            with synced_file(folder / DESCRIPTION) as file:
+                file.write(encode_json(description))
+
+    def load(self, name: str, ids: Sequence[str]) -> Prepared:
+        """Read a group that is there.
+
+        Raises:
+            DatasetError: it is damaged, or of other pictures.
+        """
+        path = self._path(name)
+        self._lock_path(name).unlink(missing_ok=True)  # left by a kill right after publishing
+        description = load_json(path / DESCRIPTION)
+        try:
+            intact = description.get("sha256") == _file_sha256(path / TENSORS)
+        except OSError:
+            intact = False
+        if description.get("ids") != list(ids) or not intact:
+            raise DatasetError(
+                f"{path} is damaged or belongs to other pictures; remove it, and the same command "
+                "makes it again."
+            )
+        return Prepared.load(path / TENSORS)
+
+    @contextlib.contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Let one process at a time make a group. The lock of a killed process is free at once."""
+        path = self._lock_path(name)
+        path.parent.mkdir(exist_ok=True)
+        lock = FileLock(path)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            print(f"waiting for another rank to prepare {name}")
+            lock.acquire()
+        try:
+            yield
+            # Whoever opens it from now on finds the group there, and needs no lock.
+            with contextlib.suppress(PermissionError):  # Windows keeps open files
+                path.unlink(missing_ok=True)
+        finally:
+            lock.release()
+
+    def _path(self, name: str) -> Path:
+        return self._writer.root / FOLDER / name
+
+    def _lock_path(self, name: str) -> Path:
+        return self._path(f".{name}.lock")
+
+
+def _file_sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,96 @@
+"""Each picture is prepared once, and what is kept in memory never changes a result."""
+
+import numpy as np
+import pytest
+import torch
+
+from teacher_torch.devices import MemoryNeed
+from teacher_torch.prepared import PreparedPictures
+from teacher_torch.teacher import Key, Prepared, Teacher
+from triplets import ImageSet
+
+
+class CountingTeacher(Teacher):
+    """Prepares a picture as its mean, and the whole batch as its size."""
+
+    size_px = 2
+
+    def __init__(self):
+        self.prepared = []
+        self.keys = []
+
+    def group(self, role):
+        return 4
+
+    def prepare(self, role, images, keys):
+        means = images.mean((1, 2, 3))
+        self.prepared += means.tolist()
+        self.keys += keys
+        return Prepared({"mean": means, "batch": torch.full_like(means, len(images))})
+
+    def preparation_work(self, role, pictures):
+        return 10 * pictures
+
+    def settings(self):
+        return {}
+
+    def stylise(self, contents, styles, pairs, keys):
+        raise NotImplementedError
+
+    def work(self, contents, styles, pairs):
+        return 0
+
+    def memory(self, size_px, contents, styles, pairs):
+        return MemoryNeed(0, 0, 0, 0)
+
+
+@pytest.fixture
+def pictures():
+    values = np.arange(10, dtype=np.uint8)[:, None, None, None]
+    images = np.broadcast_to(values, (10, 2, 2, 3)).copy()
+    return ImageSet(images, [f"{i}.png" for i in range(10)], [(2, 2)] * 10)
+
+
+def prepared_pictures(teacher, pictures, plan, shards):
+    return PreparedPictures(teacher, "content", pictures, 7, plan, shards)
+
+
+def grey(prepared):
+    """The pictures' grey levels."""
+    return ((prepared.tensors["mean"] + 1) * 127.5).round().int().tolist()
+
+
+def test_each_picture_once(pictures):
+    teacher = CountingTeacher()
+    shards = [np.array([0, 5]), np.array([5, 9]), np.array([9, 0])]
+    cache = prepared_pictures(teacher, pictures, np.concatenate(shards), shards)
+    assert cache.work == 10 * 3
+    for index, rows in enumerate(shards):
+        assert grey(cache.get(rows, index)) == rows.tolist()
+    assert len(teacher.prepared) == 3  # of the plan's pictures alone: 0, 5 and 9
+    assert teacher.keys == [Key(7, content=f"{i}.png") for i in (0, 5, 9)]
+
+
+def test_groups_follow_the_plan_and_not_what_is_left_of_it(pictures):
+    """Else a continued dump would prepare other batches, and round differently."""
+    shards = [np.arange(5), np.arange(5, 10)]
+    plan = np.concatenate(shards)
+    whole = prepared_pictures(CountingTeacher(), pictures, plan, shards)
+    whole.get(shards[0], 0)
+    continued = prepared_pictures(CountingTeacher(), pictures, plan, shards[1:])
+    assert continued.work == 10 * 6  # 4 to 9: the second and third group
+    batches = [cache.get(shards[1], index) for cache, index in ((whole, 1), (continued, 0))]
+    for name in ("mean", "batch"):
+        torch.testing.assert_close(
+            batches[0].tensors[name], batches[1].tensors[name], rtol=0, atol=0
+        )
+    assert batches[0].tensors["batch"].tolist() == [4, 4, 4, 2, 2]
+
+
+def test_what_no_later_shard_needs_is_dropped(pictures):
+    teacher = CountingTeacher()
+    shards = [np.arange(4), np.arange(4, 8)]
+    cache = prepared_pictures(teacher, pictures, np.arange(8), shards)
+    cache.get(shards[0], 0)
+    cache.get(shards[1], 1)
+    assert list(cache._groups) == [1]
