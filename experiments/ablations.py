@@ -1,7 +1,7 @@
-"""Studies that help to decide: how many triplets, which pairs, how large a student, which Gram.
+"""Ablations that help to decide: how many triplets, which pairs, how large a student, which Gram.
 
-Each trains some variants of one thing, measures them on the same held-out triplets, and writes a
-curve and a paragraph from the figures.
+Each trains some variants of one thing, measures them on the same triplets, which no training saw,
+and draws a curve.
 """
 
 import hashlib
@@ -19,30 +19,30 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Int
 
+from experiments.pages import settings_table, write_report
 from experiments.runs import TrainingRun, ensure_all
 from experiments.study import (
-    MIN_SEEDS,
     ExampleSet,
     Values,
-    baselines,
     command_line,
-    judged,
     machine,
     means,
+    measure_baselines,
+    measure_run,
     side,
     spread_cell,
 )
 from student_jax.compilation import enable_compilation_cache
-from student_jax.evaluation.evaluate import spread
+from student_jax.evaluation.examples import spread
 from student_jax.evaluation.judge import MEASURES, Judge
-from student_jax.evaluation.report import cell, heading, write_text
+from student_jax.evaluation.report import cell, finite, heading, markdown_rows
 from student_jax.students.sttr.config import STTRConfig
 from student_jax.students.sttr.model import STTR
 from student_jax.training.data import split_triplets
 from triplets import ImageSet, InputError, TripletDataset, TripletWriter
 from triplets.atomic import atomic_write
 
-Study = Literal["triplets", "styles", "size", "gram"]
+Varied = Literal["triplets", "styles", "size", "gram"]
 SHOWN = ("mse", "psnr", "ssim", "lpips", "style_gram", "style_histogram", "sharpness")
 CURVES = ("mse", "lpips")
 SHARD_SIZE = 256
@@ -50,48 +50,50 @@ SHARD_SIZE = 256
 
 @dataclass(frozen=True)
 class AblationConfig:
-    """Run one of the studies and write its curve and paragraph."""
+    """Vary one thing, train and measure each variant, and draw the curve."""
 
-    study: Study
+    vary: Varied
     """triplets: fidelity by number of triplets; styles: many or few styles in as many triplets;
     size: fidelity by size of the student; gram: the two reductions of the Gram term, with L2."""
     data: Path
-    """Triplet dataset of scripts/dump_teacher.py to train on."""
+    """Triplet dataset of "style-distil dump" to train on."""
     validation: Path | None = None
-    """Triplet dataset to validate on; by default a part of the training data is held out."""
+    """Triplet dataset to validate on; by default a part of the data."""
     test: Path | None = None
     """Triplet dataset to measure on, of pictures that are in neither; by default that of the
     validation."""
-    points: tuple[float | int, ...] = ()
-    """What to try in place of the study's own: numbers of triplets, numbers of styles, or factors
-    on the widths of the mini student."""
+    points: tuple[float, ...] = ()
+    """What to try in place of the defaults: numbers of triplets, numbers of styles, or factors on
+    the widths of the mini student."""
     out: Path = Path("runs/studies")
     """Folder of the runs, which studies share; the same command continues what was interrupted."""
     report: Path = Path("runs/experiments")
-    """Folder for STUDY.md, STUDY.png and STUDY.json."""
+    """Folder for VARY.json, VARY.png and VARY.md. If VARY.md is there, only its tables are
+    replaced."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One run for every variant and seed."""
     steps: int = 2000
     """Of each run."""
     flags: str = ""
-    """Further flags of scripts/train_flax.py for all runs: --flags="--batch-size 16"."""
-    held_out_fraction: float = 0.1
+    """Further flags of "style-distil train" for all runs: --flags="--batch-size 16"."""
+    validation_fraction: float = 0.1
     """Share of the contents and of the styles that no variant sees, without --validation."""
     max_pairs: int = 64
-    """Held-out triplets to measure on at most."""
+    """Measure on at most this many triplets, evenly spread."""
 
     def __post_init__(self):
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds are {self.seeds}; expected one or more different ones")
-        if self.steps < 2 or self.max_pairs < 1 or not 0 < self.held_out_fraction < 1:
+            raise ValueError(f"seeds are {self.seeds}; expected one or more different ones.")
+        if self.steps < 2 or self.max_pairs < 1 or not 0 < self.validation_fraction < 1:
             raise ValueError(
-                "expected at least 2 steps, 1 of max_pairs, and a held_out_fraction between 0 and 1"
+                "expected at least 2 steps, 1 of max_pairs, and a validation_fraction between 0 "
+                "and 1."
             )
-        whole = self.study == "size" or all(float(point).is_integer() for point in self.points)
+        whole = self.vary == "size" or all(float(point).is_integer() for point in self.points)
         if not whole or min(self.points, default=1) <= 0:
-            raise ValueError(f"points are {self.points}; expected positive numbers of {self.study}")
-        if len(set(self.points)) < len(self.points) or (self.points and self.study == "gram"):
-            raise ValueError(f"points are {self.points}; expected different ones, none for gram")
+            raise ValueError(f"points are {self.points}; expected positive numbers of {self.vary}.")
+        if len(set(self.points)) < len(self.points) or (self.points and self.vary == "gram"):
+            raise ValueError(f"points are {self.points}; expected different ones, none for gram.")
 
 
 @dataclass(frozen=True)
@@ -103,21 +105,21 @@ class Variant:
     """Its place on the curve's axis."""
     loss: str = "L1"
     flags: tuple[str, ...] = ()
-    """Further ones of scripts/train_flax.py."""
+    """Further ones of "style-distil train"."""
     rows: tuple[int, ...] | None = None
-    """Triplets to train on; None for all that are not held out."""
+    """Triplets to train on; None for all that are not for validation."""
     note: str = ""
     """What the label does not say."""
 
     @property
-    def cell(self) -> str:
+    def title(self) -> str:
         """First cell of its row in the table."""
         return f"{self.label} ({self.note})" if self.note else self.label
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a study varies, and what it asks."""
+class Ablation:
+    """What is varied, and the question behind it."""
 
     question: str
     axis: str
@@ -129,7 +131,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Figures:
+class AblationFigures:
     """What was measured."""
 
     by_variant: dict[str, list[Values]]
@@ -144,16 +146,16 @@ class Figures:
         return [float(np.mean(run[measure])) for run in self.by_variant[variant.label]]
 
     def side(self, variant: Variant, other: Variant, measure: str) -> int:
-        """On which side of another variant one surely lies; see `experiments.study.side`."""
+        """On which side of another variant one reliably lies; see `experiments.study.side`."""
         own, others = (
             np.array([run[measure] for run in self.by_variant[of.label]]) for of in (variant, other)
         )
         return side(own - others, self.pairs)
 
 
-def plan_triplets(
-    dataset: TripletDataset, train: Int[np.ndarray, " p"], points: Sequence[float | int] = ()
-) -> Plan:
+def vary_triplets(
+    dataset: TripletDataset, train: Int[np.ndarray, " p"], points: Sequence[float] = ()
+) -> Ablation:
     """Some numbers of triplets, by default an eighth, a quarter, half and all of them.
 
     Each holds the ones before.
@@ -166,16 +168,22 @@ def plan_triplets(
     if counts[-1] > len(train):
         raise InputError(f"{dataset!r} has {len(train)} triplets to train on, not {counts[-1]}.")
     variants = [Variant(str(n), float(n), rows=tuple(map(int, shuffled[:n]))) for n in counts]
-    return Plan("How many triplets does a student need?", "triplets", variants)
+    return Ablation("How many triplets does a student need?", "triplets", variants)
 
 
-def plan_styles(
-    dataset: TripletDataset, train: Int[np.ndarray, " p"], points: Sequence[float | int] = ()
-) -> Plan:
+def vary_styles(
+    dataset: TripletDataset, train: Int[np.ndarray, " p"], points: Sequence[float] = ()
+) -> Ablation:
     """As many triplets each time, of some numbers of styles.
 
-    By default of all, of half of them, and so on down to an eighth where those have as many
-    triplets as there are styles.
+    By default of all, of half of them, and so on down to an eighth. The fewest styles set the
+    number of triplets, so those with fewer triplets than there are styles in all are left out. For
+    example, 4 styles of 5 triplets each:
+
+        styles   triplets of these styles   taken
+        1        5                          1 of the style, and 4 others: all of them
+        2        10                         1 of each style, and 3 others
+        4        20                         1 of each style, and 1 other
 
     Raises:
         InputError: the fewest styles have fewer triplets than there are of the most styles.
@@ -202,18 +210,18 @@ def plan_styles(
         ordered = np.concatenate([rows[first], np.delete(rows, first)])[:budget]
         variants.append(Variant(str(count), float(count), rows=tuple(map(int, train[ordered]))))
     question = f"Are many styles better than few, in {budget} triplets each time?"
-    return Plan(question, "distinct styles", variants)
+    return Ablation(question, "distinct styles", variants)
 
 
-def plan_size(
-    dataset: TripletDataset, train: Int[np.ndarray, " p"], points: Sequence[float | int] = ()
-) -> Plan:
+def vary_size(
+    dataset: TripletDataset, train: Int[np.ndarray, " p"], points: Sequence[float] = ()
+) -> Ablation:
     """The mini student, and students with multiples of its widths, by default half and twice."""
     mini = STTRConfig.mini()
     # What heads, the position encoding and the tail's halvings divide.
     unit = math.lcm(4, mini.num_heads, mini.content_stride)
     variants = []
-    for factor in sorted(points or (0.5, 1, 2)):
+    for factor in sorted(points or (0.5, 1.0, 2.0)):
         widths = tuple(max(1, round(factor * w)) for w in mini.content_widths)
         fields = {
             "content_widths": widths,
@@ -230,12 +238,12 @@ def plan_size(
         note = f"{millions:.2f} M"
         variants.append(Variant(f"{factor:g} x mini", millions, flags=tuple(flags), note=note))
     question, column = "How large must a student be?", "widths (parameters)"
-    return Plan(question, "million parameters", variants, column=column)
+    return Ablation(question, "million parameters", variants, column=column)
 
 
-def plan_gram(
-    dataset: TripletDataset, train: Int[np.ndarray, " p"], points: Sequence[float | int] = ()
-) -> Plan:
+def vary_gram(
+    dataset: TripletDataset, train: Int[np.ndarray, " p"], points: Sequence[float] = ()
+) -> Ablation:
     """L2 with both reductions of the Gram term, beside L1."""
     variants = [
         Variant("L1", 0.0),
@@ -243,14 +251,14 @@ def plan_gram(
         Variant("L2 (sum)", 2.0, "L2"),
     ]
     question = "What does the reduction of the Gram term change?"
-    return Plan(question, "loss and reduction", variants, categorical=True)
+    return Ablation(question, "loss and reduction", variants, categorical=True)
 
 
-PLANS: dict[Study, Callable[..., Plan]] = {
-    "triplets": plan_triplets,
-    "styles": plan_styles,
-    "size": plan_size,
-    "gram": plan_gram,
+ABLATIONS: dict[Varied, Callable[..., Ablation]] = {
+    "triplets": vary_triplets,
+    "styles": vary_styles,
+    "size": vary_size,
+    "gram": vary_gram,
 }
 
 
@@ -261,30 +269,35 @@ def count_parameters(config: STTRConfig) -> int:
 
 
 def ablate(config: AblationConfig) -> None:
-    """Run the study, or what is left of it; see `AblationConfig`.
+    """Run the ablation, or what is left of it; see `AblationConfig`.
 
     Raises:
-        InputError: data that do not suit the study, a training that failed, or no matplotlib.
+        InputError: data that do not suit it, a training that failed, or no matplotlib.
     """
     enable_compilation_cache()
     _figure_class()  # before the trainings, which take long
     dataset = TripletDataset(config.data)
-    split = split_triplets(dataset, 0.0 if config.validation else config.held_out_fraction)
-    plan = PLANS[config.study](dataset, split.train, config.points)
+    split = split_triplets(dataset, 0.0 if config.validation else config.validation_fraction)
+    ablation = ABLATIONS[config.vary](dataset, split.train, config.points)
     validation = config.validation
     if validation is None:
         validation = subset(dataset, spread(split.held_out, config.max_pairs), config.out).root
     examples = ExampleSet.of(config.test or validation, config.max_pairs)
-    described = examples.described(dataset, split.train)
+    about = examples.about(dataset, split.train)
     runs = {}
-    for variant in plan.variants:
+    for variant in ablation.variants:
         rows = split.train if variant.rows is None else np.array(variant.rows)
         data = config.data
         if len(rows) < len(dataset):
             data = subset(dataset, rows.tolist(), config.out).root
         runs[variant.label] = [
             TrainingRun(
-                *(config.out, data, validation, variant.loss, seed, config.steps),
+                root=config.out,
+                data=data,
+                validation=validation,
+                loss=variant.loss,
+                seed=seed,
+                steps=config.steps,
                 flags=(*variant.flags, *shlex.split(config.flags)),
             )
             for seed in config.seeds
@@ -292,18 +305,17 @@ def ablate(config: AblationConfig) -> None:
     # All variants of a seed before the next seed: a curve stands as early as can be.
     ensure_all(run for column in zip(*runs.values(), strict=True) for run in column)
     judge = Judge(structure=False)
-    figures = Figures(
-        {label: [judged(run, judge, examples) for run in of] for label, of in runs.items()},
+    figures = AblationFigures(
+        {label: [measure_run(run, judge, examples) for run in of] for label, of in runs.items()},
         examples.pairs,
-        baselines(config.out, judge, examples)["teacher"],
+        measure_baselines(config.out, judge, examples)["teacher"],
     )
     config.report.mkdir(parents=True, exist_ok=True)
-    plain = {label: list(map(means, of)) for label, of in figures.by_variant.items()}
-    write_text(config.report / f"{config.study}.json", json.dumps(plain, indent=2))
-    draw_curve(plan, figures, config.report / f"{config.study}.png")
-    text = report_text(config, plan, figures, described)
-    write_text(config.report / f"{config.study}.md", text)
-    print(text)
+    picture = f"{config.vary}.png"
+    draw_curve(ablation, figures, config.report / picture)
+    record = ablation_record(config, ablation, figures, about)
+    title = ablation.question
+    write_report(config.report, config.vary, title, record, tables, picture=picture)
 
 
 def subset(dataset: TripletDataset, rows: Sequence[int], folder: Path) -> TripletDataset:
@@ -311,7 +323,7 @@ def subset(dataset: TripletDataset, rows: Sequence[int], folder: Path) -> Triple
 
     It is written once, in a folder of its own below `folder` that is named by a hash of them.
     """
-    of = hashlib.sha256(json.dumps([dataset.fingerprint, *map(int, rows)]).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps([dataset.fingerprint, *map(int, rows)]).encode()).hexdigest()
     pairs = dataset.pairs[list(rows)]
     used = [np.unique(column, return_inverse=True) for column in pairs.T]
     size = tuple(dataset.manifest["image_size"])
@@ -325,10 +337,10 @@ def subset(dataset: TripletDataset, rows: Sequence[int], folder: Path) -> Triple
         )
     )
     writer = TripletWriter(
-        folder / f"data-{of[:12]}",
+        folder / f"data-{key[:12]}",
         contents=contents,
         styles=styles,
-        pairs=np.stack([places for _, places in used], axis=1),
+        pairs=np.stack([indices for _, indices in used], axis=1),
         shard_size=SHARD_SIZE,
         provenance=dataset.manifest.get("provenance", {}),
     )
@@ -338,29 +350,31 @@ def subset(dataset: TripletDataset, rows: Sequence[int], folder: Path) -> Triple
     return TripletDataset(writer.root)
 
 
-def draw_curve(plan: Plan, figures: Figures, path: Path) -> None:
-    """Every seed as a point, one panel a measure; a line, or of categories a bar, is the mean.
+def draw_curve(ablation: Ablation, figures: AblationFigures, path: Path) -> None:
+    """Draw every seed as a point and the means as a line, one panel per measure.
+
+    Means of categories are bars, since no line joins them.
 
     Raises:
         InputError: matplotlib is not installed.
     """
     figure = _figure_class()(figsize=(4.2 * len(CURVES), 3.2), layout="constrained")
-    x = [variant.x for variant in plan.variants]
+    x = [variant.x for variant in ablation.variants]
     for axes, measure in zip(figure.subplots(1, len(CURVES)), CURVES, strict=True):
-        values = [figures.seeds(variant, measure) for variant in plan.variants]
-        for place, of_variant in zip(x, values, strict=True):
-            axes.plot([place] * len(of_variant), of_variant, "o", color="C0", alpha=0.4)
-        means = [np.mean(of_variant) for of_variant in values]
-        if plan.categorical:
-            axes.plot(x, means, "_", color="C0", markersize=40)
+        values = [figures.seeds(variant, measure) for variant in ablation.variants]
+        for variant, seeds in zip(ablation.variants, values, strict=True):
+            axes.plot([variant.x] * len(seeds), seeds, "o", color="C0", alpha=0.4)
+        average = [np.mean(seeds) for seeds in values]
+        if ablation.categorical:
+            axes.plot(x, average, "_", color="C0", markersize=40)
             axes.margins(x=0.25)
-            axes.set_xticks(x, [variant.label for variant in plan.variants])
+            axes.set_xticks(x, [variant.label for variant in ablation.variants])
         else:
-            axes.plot(x, means, "-", color="C0")
+            axes.plot(x, average, "-", color="C0")
             axes.set_xscale("log", base=2)
-            axes.set_xticks(x, [_tick(place) for place in x])
+            axes.set_xticks(x, [_tick(value) for value in x])
         axes.minorticks_off()
-        axes.set_xlabel(plan.axis)
+        axes.set_xlabel(ablation.axis)
         axes.set_ylabel(f"{MEASURES[measure].title} to the teacher")
         axes.grid(alpha=0.3)
     with atomic_write(path) as file:
@@ -372,7 +386,7 @@ def _figure_class() -> type:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise InputError(
-            'drawing curves needs matplotlib: pip install "style-distil[evaluation]"'
+            'drawing curves needs matplotlib: pip install "style-distil[evaluation]".'
         ) from error
     return Figure
 
@@ -381,67 +395,103 @@ def _tick(x: float) -> str:
     return f"{x:.0f}" if x.is_integer() else f"{x:.3g}"
 
 
-def report_text(config: AblationConfig, plan: Plan, figures: Figures, described: str) -> str:
-    """A paragraph, the curve and the table, in Markdown; all statements follow from the figures.
+def ablation_record(
+    config: AblationConfig, ablation: Ablation, figures: AblationFigures, about: dict[str, object]
+) -> dict:
+    """All that is reported, as JSON.
 
     Args:
-        config: of the study.
-        plan: what was varied.
+        config: of the ablation.
+        ablation: what was varied.
         figures: what was measured.
-        described: the triplets that it was measured on.
+        about: the triplets that it was measured on.
     """
-    lines = [
-        f"# {plan.question}",
-        "",
-        paragraph(plan, figures),
-        "",
-        f"![Curve]({config.study}.png)",
-        "",
-        f"| {plan.column or plan.axis} | {' | '.join(map(heading, SHOWN))} |",
-        f"| --- |{' ---: |' * len(SHOWN)}",
-    ]
-    for variant in plan.variants:
-        cells = [spread_cell(m, figures.seeds(variant, m)) for m in SHOWN]
-        lines.append(f"| {variant.cell} | {' | '.join(cells)} |")
-    lines.append(f"| teacher | {' | '.join(cell(m, figures.teacher[m]) for m in SHOWN)} |")
-    seeds = "of one seed"
-    if len(config.seeds) > 1:
-        seeds = f"± standard deviation over {len(config.seeds)} seeds"
-    lines += [
-        "",
-        f"Mean {seeds}, on {described}; {config.steps} steps each of the training's preset "
-        f"`mini`. Machine: {machine()}.",
-        "",
-        "```",
-        f"python scripts/ablations.py {command_line(config)}",
-        "```",
-    ]
-    return "\n".join(lines)
+    least = min(ablation.variants, key=lambda variant: np.mean(figures.seeds(variant, "mse")))
+    return {
+        "settings": {
+            "command": command_line("ablations", config),
+            "machine": machine(),
+            "steps": config.steps,
+            "seeds": list(config.seeds),
+        },
+        "measured on": about,
+        "column": ablation.column or ablation.axis,
+        "variants": [
+            {
+                "label": variant.label,
+                "title": variant.title,
+                "seeds": [finite(means(run)) for run in figures.by_variant[variant.label]],
+                "reliably above the lowest MSE": figures.side(variant, least, "mse") > 0,
+            }
+            for variant in ablation.variants
+        ],
+        "teacher": finite(figures.teacher),
+        "steps between variants": [
+            _between(before, after, measure, figures)
+            for measure in CURVES
+            for before, after in itertools.pairwise(ablation.variants)
+        ],
+    }
 
 
-def paragraph(plan: Plan, figures: Figures) -> str:
-    """What each step from a variant to the next does to the errors, as far as it is sure."""
-    sentences = []
-    for measure in CURVES:
-        steps = []
-        for before, after in itertools.pairwise(plan.variants):
-            old, new = (figures.seeds(v, measure) for v in (before, after))
-            change = f"{100 * (np.mean(new) / np.mean(old) - 1):+.1f} %"
-            sure = figures.side(after, before, measure)
-            verb = {1: "worse", -1: "better", 0: "no sure difference"}[sure]
-            lower = sum(b < a for a, b in zip(old, new, strict=True))
-            steps.append(
-                f"{after.label} against {before.label}: {verb} ({change}; lower in {lower} of "
-                f"{len(old)} seeds)"
-            )
-        sentences.append(f"{MEASURES[measure].title} to the teacher, {'; '.join(steps)}.")
-    best = min(plan.variants, key=lambda variant: np.mean(figures.seeds(variant, "mse")))
-    others = [v.label for v in plan.variants if v != best and not figures.side(v, best, "mse")]
-    least = f"The least mean squared error is that of {best.label}"
-    unsure = f", not surely below that of {', '.join(others)}" if others else ""
-    sentences.append(f"{least}{unsure}.")
-    sentences.append(
-        f"To be sure, {MIN_SEEDS} seeds or more must all lie on one side, and so must the 95 % "
-        "interval over the pictures."
+def _between(
+    before: Variant, after: Variant, measure: str, figures: AblationFigures
+) -> dict[str, object]:
+    """What the step from a variant to the next does to an error, as far as it is reliable."""
+    old, new = (figures.seeds(variant, measure) for variant in (before, after))
+    return {
+        "measure": measure,
+        "from": before.label,
+        "to": after.label,
+        "change": float(np.mean(new) / np.mean(old) - 1),
+        "seeds": len(old),
+        "seeds lower": sum(b < a for a, b in zip(old, new, strict=True)),
+        "verdict": {1: "worse", -1: "better", 0: "unclear"}[figures.side(after, before, measure)],
+    }
+
+
+def tables(record: dict) -> dict[str, str]:
+    """The tables of a page, from what its JSON holds."""
+    return {
+        "settings": settings_table(record["settings"] | _measured_on(record["measured on"])),
+        "measures": _measures_table(record),
+        "steps": _steps_table(record["steps between variants"]),
+    }
+
+
+def _measured_on(about: dict) -> dict[str, str]:
+    pictures = f"{about['contents']} contents and {about['styles']} styles"
+    return {
+        "measured on": f"{about['triplets']} triplets of {pictures}",
+        "also in the training": ", ".join(about["seen in training"]) or "none of them",
+    }
+
+
+def _measures_table(record: dict) -> str:
+    """Variants and teacher down, measures across, with the spread over the seeds."""
+    rows = [
+        [
+            variant["title"],
+            *(spread_cell(m, [seed[m] for seed in variant["seeds"]]) for m in SHOWN),
+            "yes" if variant["reliably above the lowest MSE"] else "no",
+        ]
+        for variant in record["variants"]
+    ]
+    rows.append(["teacher", *(cell(m, record["teacher"].get(m)) for m in SHOWN), "–"])
+    return markdown_rows(
+        [record["column"], *map(heading, SHOWN), "reliably above the lowest MSE"], rows
     )
-    return " ".join(sentences)
+
+
+def _steps_table(steps: Sequence[dict]) -> str:
+    head = ["", "change", "seeds with less", "verdict"]
+    rows = [
+        [
+            f"{MEASURES[step['measure']].title}, {step['from']} to {step['to']}",
+            f"{100 * step['change']:+.1f} %",
+            f"{step['seeds lower']} of {step['seeds']}",
+            f"**{step['verdict']}**",
+        ]
+        for step in steps
+    ]
+    return markdown_rows(head, rows)

@@ -1,10 +1,14 @@
-"""The study's experiment: L1, L2 and L3 from the same start, on the same triplets and seeds."""
+"""L1, L2 and L3 from the same start, on the same triplets and seeds.
+
+The losses are those of E. Silvestrov, "Image Style Transfer for Distillation of Diffusion Knowledge
+into a Transformer", talk, Lomonosov Moscow State University, November 2024.
+"""
 
 import hashlib
 import json
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,54 +16,48 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from experiments.runs import TrainingRun, ensure_all, ensure_dump
+from experiments.pages import settings_table, write_report
+from experiments.runs import TrainingRun, ensure_all, ensure_dump, teacher_flags
 from experiments.study import (
     MEASURED,
-    MIN_SEEDS,
     ExampleSet,
     Values,
-    baselines,
     command_line,
-    judged,
     machine,
     mean_and_spread,
     means,
+    measure_baselines,
+    measure_run,
     side,
     spread_cell,
 )
 from student_jax.compilation import enable_compilation_cache
-from student_jax.evaluation.evaluate import held_out_triplets
+from student_jax.evaluation.examples import validation_triplets
 from student_jax.evaluation.gold_set import GoldSet
 from student_jax.evaluation.judge import MEASURES, Judge
 from student_jax.evaluation.measures.intervals import interval
-from student_jax.evaluation.report import cell, finite, heading, write_figure, write_text
+from student_jax.evaluation.report import cell, finite, heading, markdown_rows, write_figure
 from student_jax.inference.stylist import Stylist
 from student_jax.training import objective
 from student_jax.training.checkpoint import load_config
 from student_jax.training.data import split_triplets
 from student_jax.weights.folder import open_student
-from triplets import (
-    InputError,
-    TripletDataset,
-    float_from_uint8,
-    uint8_from_float,
-)
+from triplets import InputError, TripletDataset, float_from_uint8, uint8_from_float
 
 LOSSES = ("L1", "L2", "L3")
-HELD_OUT, GOLD = "held-out triplets", "gold set"
+TRIPLETS, GOLD = "triplets", "gold set"
+"""The sets that students are measured on."""
+
+Verdict = Literal["agrees", "disagrees", "undecided"]
 
 
 @dataclass(frozen=True)
 class Claim:
-    """Something that the study found by eye: a measure of one loss lies below L1's, or above it."""
+    """What the talk found, by error and by eye: a measure of one loss lies below L1's, or above."""
 
-    finding: str
     loss: str
     measure: str
     relation: Literal["below", "above"]
-
-    of_one_loss: bool = False
-    """The study says it of this loss alone, so the other one is shown beside it."""
 
     @property
     def sign(self) -> int:
@@ -68,16 +66,21 @@ class Claim:
 
 
 CLAIMS = (
-    *(Claim(f"L1 is better than {loss}", loss, "mse", "above") for loss in ("L2", "L3")),
-    *(Claim(f"L1 is better than {loss}", loss, "ssim", "below") for loss in ("L2", "L3")),
-    *(Claim(f"L1 is better than {loss}", loss, "lpips", "above") for loss in ("L2", "L3")),
-    Claim("L2 is less saturated than L1", "L2", "saturation", "below", of_one_loss=True),
-    Claim("L3 is darker than L1", "L3", "brightness", "below", of_one_loss=True),
+    Claim("L2", "mse", "above"),  # L1 is best
+    Claim("L3", "mse", "above"),
+    Claim("L2", "ssim", "below"),
+    Claim("L3", "ssim", "below"),
+    Claim("L2", "lpips", "above"),
+    Claim("L3", "lpips", "above"),
+    Claim("L2", "saturation", "below"),  # L2 is less saturated
+    Claim("L3", "brightness", "below"),  # L3 is darker
 )
+CLAIMED = tuple(dict.fromkeys(claim.measure for claim in CLAIMS))
+"""Measures that a claim is about; of these both losses are compared with L1."""
 
 
 @dataclass(frozen=True)
-class Figures:
+class LossFigures:
     """What was measured."""
 
     by_loss: dict[str, list[dict[str, Values]]]
@@ -86,11 +89,6 @@ class Figures:
     """By set: content and style of each picture."""
     others: dict[str, dict[str, dict[str, float]]]
     """By set, teacher and baselines: the mean of each measure."""
-
-    @property
-    def num_seeds(self) -> int:
-        """Runs of each loss."""
-        return len(self.by_loss["L1"])
 
     def differences(
         self, loss: str, measure: str, of: str
@@ -107,18 +105,19 @@ class CompareConfig:
     """Train a student with each loss and several seeds, measure them all, write the report."""
 
     data: Path
-    """Triplet dataset of scripts/dump_teacher.py to train on."""
+    """Triplet dataset of "style-distil dump" to train on."""
     validation: Path | None = None
-    """Triplet dataset to validate on; by default the training holds a part of its data out."""
+    """Triplet dataset to validate on; by default a part of the data."""
     test: Path | None = None
     """Triplet dataset to measure on, of pictures that are in neither; by default what the training
     validates on."""
     out: Path = Path("runs/studies")
     """Folder of the runs, which studies share; the same command continues what was interrupted."""
     report: Path = Path("runs/experiments")
-    """Folder for losses.md, losses.json and losses_gold.jpg."""
+    """Folder for losses.json, losses_gold.jpg and losses.md. If losses.md is there, only its tables
+    are replaced."""
     preset: Literal["mini", "reference"] = "mini"
-    """Preset of scripts/train_flax.py."""
+    """Preset of "style-distil train"."""
     init_from: str | None = None
     """Start every run from this student; by default from random weights, the same in all losses."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -126,27 +125,34 @@ class CompareConfig:
     steps: int = 2000
     """Of each run. 9 runs of 2000 steps of the mini student take about a night on two cores."""
     flags: str = ""
-    """Further flags of scripts/train_flax.py for all runs: --flags="--batch-size 16"."""
+    """Further flags of "style-distil train" for all runs: --flags="--batch-size 16"."""
     gold: Path | None = None
     """Triplet dataset of the gold set's pairs; by default the teacher of --data stylises them."""
     own_gold: Path | None = None
     """Folder with content/ and style/: pairs to add to the gold set."""
-    teacher: str | None = None
-    """Where the teacher of --data is, if not where it was."""
+    model: str | None = None
+    """Where the weights of --data's teacher are, if not where they were."""
     max_pairs: int = 64
-    """Held-out triplets to measure on at most."""
+    """Measure on at most this many triplets, evenly spread."""
 
     def __post_init__(self):
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds are {self.seeds}; expected one or more different ones")
+            raise ValueError(f"seeds are {self.seeds}; expected one or more different ones.")
         if self.steps < 2 or self.max_pairs < 1:
-            raise ValueError("expected at least 2 steps and 1 of max_pairs")
+            raise ValueError("expected at least 2 steps and 1 of max_pairs.")
 
     def run(self, loss: str, seed: int) -> TrainingRun:
         """The training with one loss and seed."""
         return TrainingRun(
-            *(self.out, self.data, self.validation, loss, seed, self.steps, self.preset),
-            *(self.init_from, tuple(shlex.split(self.flags))),
+            root=self.out,
+            data=self.data,
+            validation=self.validation,
+            loss=loss,
+            seed=seed,
+            steps=self.steps,
+            preset=self.preset,
+            init_from=self.init_from,
+            flags=tuple(shlex.split(self.flags)),
         )
 
 
@@ -167,25 +173,34 @@ def compare_losses(config: CompareConfig) -> None:
     ensure_all(run for column in zip(*runs.values(), strict=True) for run in column)
 
     sets = {
-        HELD_OUT: test or ExampleSet(held_out_triplets(first.workdir, config.max_pairs)),
+        TRIPLETS: test or ExampleSet(validation_triplets(first.workdir, config.max_pairs)),
         GOLD: ExampleSet([(gold_dataset, range(len(gold_dataset)))]),
     }
     judge = Judge(structure=False)
-    by_loss = {
-        loss: [{name: judged(run, judge, of) for name, of in sets.items()} for run in of_loss]
-        for loss, of_loss in runs.items()
-    }
-    others = {name: baselines(config.out, judge, of) for name, of in sets.items()}
-    figures = Figures(by_loss, {name: of.pairs for name, of in sets.items()}, others)
+    figures = LossFigures(
+        by_loss={
+            loss: [
+                {name: measure_run(run, judge, of) for name, of in sets.items()} for run in of_loss
+            ]
+            for loss, of_loss in runs.items()
+        },
+        pairs={name: of.pairs for name, of in sets.items()},
+        others={name: measure_baselines(config.out, judge, of) for name, of in sets.items()},
+    )
     write_figures(config, gold_dataset)
     training = TripletDataset(config.data)
     fraction = 0.0 if config.validation else load_config(first.workdir)["held_out_fraction"]
     train = split_triplets(training, fraction).train
-    described = {name: of.described(training, train) for name, of in sets.items()}
-    text = report_text(config, gold, described, figures, objectives(runs))
-    write_text(config.report / "losses.md", text)
-    write_text(config.report / "losses.json", figures_json(config, gold, figures))
-    print(text)
+    about = {name: of.about(training, train) for name, of in sets.items()}
+    about[GOLD]["sha256"] = gold.sha256
+    write_report(
+        config.report,
+        "losses",
+        "L1, L2 and L3",
+        loss_record(config, about, figures, objectives(runs)),
+        tables,
+        picture="losses_gold.jpg",
+    )
 
 
 def stylise_gold_set(config: CompareConfig, gold: GoldSet) -> Path:
@@ -196,10 +211,7 @@ def stylise_gold_set(config: CompareConfig, gold: GoldSet) -> Path:
     """
     manifest = TripletDataset(config.data).manifest
     try:
-        styleid = manifest["settings"]["styleid"]
-        made_by = manifest["provenance"]
-        # Datasets from before other methods than StyleID call the model the teacher.
-        teacher = config.teacher or made_by.get("model") or made_by["teacher"]
+        teacher = teacher_flags(manifest, config.model)
     except KeyError as error:
         raise InputError(
             f"{config.data} does not say which teacher made it ({error} is missing): stylise the "
@@ -208,22 +220,20 @@ def stylise_gold_set(config: CompareConfig, gold: GoldSet) -> Path:
     of = json.dumps([gold.sha256, manifest["settings"], teacher], sort_keys=True)
     folder = config.out / f"gold-{hashlib.sha256(of.encode()).hexdigest()[:12]}"
     gold.write(folder)
-    flags = [
-        *("--content", str(folder / "content"), "--style", str(folder / "style")),
-        *("--pairs", str(folder / "pairs.csv"), "--model", teacher),
-        *("--size", str(manifest["image_size"][0]), "--preset", styleid["convention"]),
-        *("--steps", str(styleid["num_steps"]), "--gamma", str(styleid["gamma"])),
-        *("--temperature", str(styleid["temperature"])),
-        *("--injection-layers", *map(str, styleid["injection_layers"])),
-        *("--dtype", manifest["settings"]["dtype"]),
-    ]
-    dataset = ensure_dump(folder / "triplets", flags)
+    flags = {
+        "--content": folder / "content",
+        "--style": folder / "style",
+        "--pairs": folder / "pairs.csv",
+        "--size": manifest["image_size"][0],
+    }
+    words = [str(word) for pair in flags.items() for word in pair]
+    dataset = ensure_dump(folder / "triplets", [*words, *teacher])
     hashes = [m["settings"].get("weights_sha256") for m in (manifest, dataset.manifest)]
     if hashes[0] != hashes[1]:
         shutil.rmtree(folder)  # else it would be taken for finished once the teacher is mended
         raise InputError(
-            f"the teacher at {teacher} is not the one that made {config.data}: their weights "
-            "differ; give the right one with --teacher."
+            f"the weights of the teacher are not those that made {config.data}; give the right "
+            "ones with --model."
         )
     return dataset.root
 
@@ -241,63 +251,46 @@ def write_figures(config: CompareConfig, gold_dataset: TripletDataset) -> None:
     write_figure(config.report / "losses_gold.jpg", rows, captions)
 
 
-def figures_json(config: CompareConfig, gold: GoldSet, figures: Figures) -> str:
-    """The mean of each measure, by loss, seed and set, with what they belong to."""
-    losses = {
-        loss: [{name: finite(means(values)) for name, values in run.items()} for run in runs]
-        for loss, runs in figures.by_loss.items()
-    }
-    others = {
-        name: {method: finite(values) for method, values in methods.items()}
-        for name, methods in figures.others.items()
-    }
-    about = {"gold_set": gold.sha256, "steps": config.steps, "seeds": config.seeds}
-    about |= {"losses": losses, "baselines_and_teacher": others}
-    return json.dumps(about, indent=2, allow_nan=False)
+def objectives(runs: Mapping[str, Sequence[TrainingRun]]) -> dict[str, dict]:
+    """What each loss was made of at the end of its trainings, and what clipping left of it.
 
+    A training logs its loss, w pixel + (the other terms), and the pixel term itself, where w is the
+    loss's weight of that term. So the share of the others in the loss is
 
-def objectives(runs: dict[str, Sequence[TrainingRun]]) -> list[str]:
-    """What each loss was made of at the end of its trainings, and what clipping left of it."""
-    lines = [
-        "| | squared error | Gram distance | share of the Gram term in the loss | norm of the "
-        "gradient | steps with a clipped gradient |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    shares = {}
+        1 - w mean(pixel) / mean(loss)
+
+    such as for L2, where w = 0.5, pixel = 0.01 and gram = 2: loss = 0.005 + 1, and the Gram term is
+    1 - 0.005 / 1.005 = 99.50 % of it.
+
+    Returns:
+        By loss, the weights of its pixel and Gram terms; means over all seeds and the last tenth of
+        their logged steps: pixel, gram (None: the loss has none), gram_share and gradient_norm; and
+        clipped, the share of all logged steps whose gradient was clipped. Empty if the trainings
+        were too short to log a step.
+    """
+    made_of = {}
     for loss, of_loss in runs.items():
         logs = [_training_log(run.workdir) for run in of_loss]
         if not all(logs):
-            return ["The trainings were too short to log a step."]
-        config = load_config(of_loss[0].workdir)
-        last = [line for log in logs for line in log[-max(1, len(log) // 10) :]]
-        pixel, total, norm = (
-            float(np.mean([line[name] for line in last]))
-            for name in ("pixel", "loss", "gradient_norm")
-        )
-        shares[loss] = 1 - objective.LOSSES[loss].pixel * pixel / total
-        clipped = np.mean(
-            [line["gradient_norm"] > config["clip_norm"] for log in logs for line in log]
-        )
-        gram = f"{np.mean([line['gram'] for line in last]):.3f}" if "gram" in last[0] else "–"
-        lines.append(
-            f"| **{loss}** | {pixel:.5f} | {gram} | {100 * shares[loss]:.2f} % | {norm:.3g} | "
-            f"{100 * clipped:.0f} % |"
-        )
-    crop = f"crops of {config['features_crop']} px" if config["features_crop"] else "whole crops"
-    lines += [
-        "",
-        "Means over the seeds and the last tenth of the logged steps; the clipped ones are those "
-        f"of all of them. Features: {config['features']} on {crop}, Gram reduction "
-        f'"{config["gram_reduction"]}"; a gradient is clipped at a norm of '
-        f"{config['clip_norm']:g}.",
-    ]
-    if min(shares["L2"], shares["L3"]) > 0.95:
-        lines[-1] += (
-            " In L2 and in L3 the Gram term is nearly all of the loss, whatever the weights: with "
-            "this reduction the two are almost one objective at two scales, and neither Adam nor "
-            "a clipped gradient heeds a scale. What tells them apart here is small."
-        )
-    return lines
+            return {}
+        ends = [line for log in logs for line in log[-max(1, len(log) // 10) :]]
+        mean = {
+            name: float(np.mean([line[name] for line in ends]))
+            for name in ("pixel", "gram", "loss", "gradient_norm")
+            if name in ends[0]
+        }
+        clip_norm = load_config(of_loss[0].workdir)["clip_norm"]
+        clipped = [line["gradient_norm"] > clip_norm for log in logs for line in log]
+        weights = objective.LOSSES[loss]
+        made_of[loss] = {
+            "weights": [weights.pixel, weights.gram],
+            "pixel": mean["pixel"],
+            "gram": mean.get("gram"),
+            "gram_share": 1 - weights.pixel * mean["pixel"] / mean["loss"],
+            "gradient_norm": mean["gradient_norm"],
+            "clipped": float(np.mean(clipped)),
+        }
+    return made_of
 
 
 def _training_log(workdir: Path) -> list[dict[str, int | float]]:
@@ -306,157 +299,163 @@ def _training_log(workdir: Path) -> list[dict[str, int | float]]:
     return [line for line in lines if "loss" in line]
 
 
-def report_text(
+def loss_record(
     config: CompareConfig,
-    gold: GoldSet,
-    described: dict[str, str],
-    figures: Figures,
-    objectives: Sequence[str],
-) -> str:
-    """The report in Markdown; all of its statements follow from the figures.
+    about: Mapping[str, Mapping[str, object]],
+    figures: LossFigures,
+    objectives: Mapping[str, Mapping],
+) -> dict:
+    """All that is reported, as JSON.
 
     Args:
         config: of the experiment.
-        gold: the gold set.
-        described: by set, of what it consists.
+        about: by set, of what it consists.
         figures: what was measured.
-        objectives: lines about the losses themselves.
+        objectives: what the losses were made of.
     """
     dataset = TripletDataset(config.data)
-    size = " x ".join(map(str, dataset.manifest["image_size"]))
-    made_by = dataset.manifest.get("provenance", {})
-    teacher = made_by.get("model") or made_by.get("teacher", "another program")
-    lines = [
-        "# L1, L2 and L3",
-        "",
-        "The study behind this project trained its student with three losses (L1: mean squared "
-        "error; L2: half of it, half the Gram distance; L3: 0.7 and 0.3) and found, by error and "
-        "by eye, that L1 is best, that L2 is less saturated and has more defects, and that L3 is "
-        "darker. Here each loss starts from the same weights and sees the same triplets in the "
-        "same order, once for every seed. `scripts/compare_losses.py` wrote this page from its "
-        "figures.",
-        "",
-        f"Setup: {len(dataset)} triplets of {size} px by the teacher {Path(teacher).name!r}, the "
-        f"{config.preset} student from "
-        f"{'random weights' if config.init_from is None else config.init_from}, {config.steps} "
-        f"steps, seeds {', '.join(map(str, config.seeds))}"
-        f"{f', {config.flags}' if config.flags else ''}. Machine: {machine()}.",
-        "",
-        "```",
-        f"python scripts/compare_losses.py {command_line(config)}",
-        "```",
-        "",
-        "## On the held-out triplets",
-        "",
-        table(HELD_OUT, figures),
-        "",
-        f"Mean ± standard deviation over the seeds, on {described[HELD_OUT]}.",
-        "",
-        "## On the gold set",
-        "",
-        table(GOLD, figures),
-        "",
-        f"Fixed pairs of sample pictures{' and own ones' if config.own_gold else ''}, set "
-        f"{gold.sha256[:8]}: {described[GOLD]}. The picture shows seed {config.seeds[0]}.",
-        "",
-        "![Gold set](losses_gold.jpg)",
-        "",
-        "## What the losses consist of",
-        "",
-        *objectives,
-        "",
-        "## Against the study",
-        "",
-        summary(figures),
-        "",
-        *(f"- {sentence}" for sentence in verdicts(figures)),
-        "",
-        sharpness_text(figures),
-    ]
-    return "\n".join(lines)
+    provenance = dataset.manifest.get("provenance", {})
+    model = provenance.get("model", provenance.get("teacher", "another program"))
+    return {
+        "settings": {
+            "command": command_line("losses", config),
+            "machine": machine(),
+            "triplets": len(dataset),
+            "size (px)": list(dataset.manifest["image_size"]),
+            "teacher": Path(model).name,
+            "student": config.preset,
+            "from": config.init_from or "random weights",
+            "steps": config.steps,
+            "seeds": list(config.seeds),
+        },
+        "sets": about,
+        "losses": {
+            loss: [{name: finite(means(values)) for name, values in run.items()} for run in runs]
+            for loss, runs in figures.by_loss.items()
+        },
+        "baselines_and_teacher": {
+            name: {method: finite(values) for method, values in methods.items()}
+            for name, methods in figures.others.items()
+        },
+        "differences_from_L1": [
+            difference(loss, measure, of, figures)
+            for of in figures.pairs
+            for measure in CLAIMED
+            for loss in ("L2", "L3")
+        ],
+        "objectives": objectives,
+    }
 
 
-def table(name: str, figures: Figures) -> str:
-    """Losses, teacher and baselines down, measures across, with the spread over the seeds."""
-    lines = [
-        f"| | {' | '.join(map(heading, MEASURED))} |",
-        f"| --- |{' ---: |' * len(MEASURED)}",
-    ]
-    for loss, runs in figures.by_loss.items():
-        seeds = [means(run[name]) for run in runs]
-        cells = [spread_cell(m, [seed[m] for seed in seeds]) for m in MEASURED]
-        lines.append(f"| **{loss}** | {' | '.join(cells)} |")
-    for method, values in figures.others[name].items():
-        lines.append(f"| {method} | {' | '.join(cell(m, values.get(m)) for m in MEASURED)} |")
-    return "\n".join(lines)
+def difference(loss: str, measure: str, of: str, figures: LossFigures) -> dict[str, object]:
+    """By how much a loss lies above L1 on a set, how reliable that is, and what was claimed of it."""
+    differences = figures.differences(loss, measure, of)
+    mean, deviation = mean_and_spread(differences.mean(axis=1).tolist())
+    low, high = interval(differences.mean(axis=0), figures.pairs[of])
+    claim = next((c for c in CLAIMS if (c.loss, c.measure) == (loss, measure)), None)
+    return {
+        "set": of,
+        "loss": loss,
+        "measure": measure,
+        "mean": mean,
+        "deviation": deviation,
+        "low": float(low),
+        "high": float(high),
+        "talk": claim and claim.relation,
+        "verdict": claim and verdict(claim, of, figures),
+    }
 
 
-def verdict(claim: Claim, of: str, figures: Figures) -> str:
-    """Whether a set of pictures confirms a finding, as far as `side` is sure."""
+def verdict(claim: Claim, of: str, figures: LossFigures) -> Verdict:
+    """Whether a set of pictures confirms a claim, as far as `side` is reliable."""
     differences = claim.sign * figures.differences(claim.loss, claim.measure, of)
     return {1: "agrees", -1: "disagrees", 0: "undecided"}[side(differences, figures.pairs[of])]
 
 
-def verdicts(figures: Figures) -> list[str]:
-    """What the figures say to each finding of the study, on both sets."""
-    sentences = []
-    for claim in CLAIMS:
-        outcomes = []
-        for of in (HELD_OUT, GOLD):
-            text = f"**{verdict(claim, of, figures)}** on the {of} ("
-            text += difference_text(claim.loss, claim.measure, of, figures)
-            if claim.of_one_loss:
-                (other,) = {"L2", "L3"} - {claim.loss}
-                text += f"; {difference_text(other, claim.measure, of, figures)}"
-            outcomes.append(f"{text})")
-        title = MEASURES[claim.measure].title
-        sentences.append(f"{claim.finding}, by {title}: {'; '.join(outcomes)}.")
-    sentences.append(
-        "L2 has more defects: no measure here counts defects; LPIPS and SSIM above come nearest, "
-        "and the picture shows them."
-    )
-    return sentences
+def tables(record: dict) -> dict[str, str]:
+    """The tables of the page, from what losses.json holds."""
+    return {
+        "settings": settings_table(record["settings"]),
+        "sets": _sets_table(record["sets"]),
+        "triplets": _measures_table(record, TRIPLETS),
+        "triplets_differences": _differences_table(record, TRIPLETS),
+        "gold": _measures_table(record, GOLD),
+        "gold_differences": _differences_table(record, GOLD),
+        "objectives": _objectives_table(record["objectives"]),
+        "sharpness": _sharpness_table(record),
+    }
 
 
-def difference_text(loss: str, measure: str, of: str, figures: Figures) -> str:
-    """By how much a loss lies above L1, with the spread over the seeds and over the pictures."""
-    differences = figures.differences(loss, measure, of)
-    mean, deviation = mean_and_spread(differences.mean(axis=1).tolist())
-    low, high = interval(differences.mean(axis=0), figures.pairs[of])
-    digits = MEASURES[measure].digits + 1
-    seeds = f" ± {deviation:.{digits}f} over the seeds" if figures.num_seeds > 1 else ""
-    return (
-        f"{loss} − L1: {mean:+.{digits}f}{seeds}, {low:+.{digits}f} to {high:+.{digits}f} over "
-        "the pictures"
-    )
+def _sets_table(sets: dict) -> str:
+    head = ["measured on", "triplets", "contents", "styles", "also in the training"]
+    rows = []
+    for name, about in sets.items():
+        title = name if "sha256" not in about else f"{name} {about['sha256'][:8]}"
+        numbers = (str(about[kind]) for kind in ("triplets", "contents", "styles"))
+        rows.append([title, *numbers, ", ".join(about["seen in training"]) or "none"])
+    return markdown_rows(head, rows)
 
 
-def summary(figures: Figures) -> str:
-    """How many of the study's findings the held-out triplets confirm, and what that takes."""
-    found = [verdict(claim, HELD_OUT, figures) for claim in CLAIMS]
-    seeds = figures.num_seeds
-    text = (
-        f"Of {len(CLAIMS)} comparisons on the held-out triplets {found.count('agrees')} agree "
-        f"with the study and {found.count('disagrees')} disagree; undecided: "
-        f"{found.count('undecided')}. "
-    )
-    if seeds < MIN_SEEDS:
-        return f"{text}A verdict takes {MIN_SEEDS} seeds; here there are {seeds}."
-    return (
-        f"{text}To agree or to disagree, all {seeds} seeds must lie on one side (which chance "
-        f"alone does in one of {2 ** (seeds - 1)} cases) and so must the 95 % interval over the "
-        "pictures (contents and styles drawn with replacement)."
-    )
-
-
-def sharpness_text(figures: Figures) -> str:
-    """Mean squared error rewards blur: say how much of the teacher's sharpness each loss keeps."""
-    teacher = figures.others[HELD_OUT]["teacher"]["sharpness"]
-    shares = [
-        f"{loss} {100 * np.mean([run[HELD_OUT]['sharpness'] for run in runs]) / teacher:.0f} %"
-        for loss, runs in figures.by_loss.items()
+def _measures_table(record: dict, of: str) -> str:
+    """Losses, teacher and baselines down, measures across, with the spread over the seeds."""
+    rows = [
+        [f"**{loss}**", *(spread_cell(m, [run[of][m] for run in runs]) for m in MEASURED)]
+        for loss, runs in record["losses"].items()
     ]
-    return (
-        "Mean squared error rewards blur, so read it beside the sharpness: of the teacher's on the "
-        f"held-out triplets the students keep {', '.join(shares)}."
-    )
+    for method, values in record["baselines_and_teacher"][of].items():
+        rows.append([method, *(cell(m, values.get(m)) for m in MEASURED)])
+    return markdown_rows(["", *map(heading, MEASURED)], rows)
+
+
+def _differences_table(record: dict, of: str) -> str:
+    head = ["", "difference from L1", "95 % interval over the pictures", "talk", "here"]
+    rows = []
+    for row in record["differences_from_L1"]:
+        if row["set"] == of:
+            digits = MEASURES[row["measure"]].digits + 1
+            spread = "" if row["deviation"] is None else f" ± {row['deviation']:.{digits}f}"
+            rows.append(
+                [
+                    f"{MEASURES[row['measure']].title}, {row['loss']}",
+                    f"{row['mean']:+.{digits}f}{spread}",
+                    f"{row['low']:+.{digits}f} to {row['high']:+.{digits}f}",
+                    row["talk"] or "–",
+                    f"**{row['verdict']}**" if row["verdict"] else "–",
+                ]
+            )
+    return markdown_rows(head, rows)
+
+
+def _objectives_table(objectives: dict) -> str:
+    head = [
+        "",
+        "weights",
+        "squared error",
+        "Gram distance",
+        "share of the Gram term in the loss",
+        "norm of the gradient",
+        "steps with a clipped gradient",
+    ]
+    rows = [
+        [
+            f"**{loss}**",
+            ", ".join(f"{weight:g}" for weight in of["weights"]),
+            f"{of['pixel']:.5f}",
+            "–" if of["gram"] is None else f"{of['gram']:.3f}",
+            f"{100 * of['gram_share']:.2f} %",
+            f"{of['gradient_norm']:.3g}",
+            f"{100 * of['clipped']:.0f} %",
+        ]
+        for loss, of in objectives.items()
+    ]
+    return markdown_rows(head, rows)
+
+
+def _sharpness_table(record: dict) -> str:
+    """How much of the teacher's sharpness the students keep on the triplets."""
+    teacher = record["baselines_and_teacher"][TRIPLETS]["teacher"]["sharpness"]
+    shares = [
+        f"{100 * np.mean([run[TRIPLETS]['sharpness'] for run in runs]) / teacher:.0f} %"
+        for runs in record["losses"].values()
+    ]
+    return markdown_rows(["", *record["losses"]], [["sharpness kept of the teacher's", *shares]])

@@ -7,20 +7,23 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from experiments.study import machine, read_kept
-from student_jax.evaluation.report import write_text
+from experiments.pages import settings_table, write_report
+from experiments.runs import clone_environment
+from experiments.study import command_line, machine, read_kept
+from student_jax.evaluation.report import markdown_rows, write_text
 from triplets import InputError
 
 CARDS_GB = (2, 4, 6, 8, 10, 12, 16, 24, 32, 48, 80)
 """Memory of common GPUs."""
 CONTEXT_BYTES = 0.5e9
-"""What a GPU's driver and libraries take beside the program, about."""
+"""What a GPU's driver and libraries take beside the program, about. For models that were measured on
+a CPU, the smallest GPU is an estimate."""
 SIZE_MULTIPLE = 64
 """Sides in pixels suit Stable Diffusion's autoencoder and UNet, and all students."""
 TILE = 8
@@ -36,11 +39,12 @@ TITLES = {
 
 @dataclass(frozen=True)
 class CostConfig:
-    """Measure teachers and students on this machine and write cost.md and cost.json."""
+    """Measure teachers and students on this machine and write cost.json and cost.md."""
 
     out: Path = Path("runs/experiments")
     """Folder of the report. Runs in its cost.json are kept if they were of the same models on this
-    machine, with the same device and libraries; folders of weights are always run again."""
+    machine, with the same device and libraries; folders of weights are always run again. If cost.md
+    is there, only its tables are replaced."""
     teachers: tuple[str, ...] = ("mini", "sd15")
     """"mini" and "sd15" (with untrained weights, which cost the same), diffusers folders."""
     students: tuple[str, ...] = ("mini", "reference")
@@ -58,10 +62,10 @@ class CostConfig:
         if not self.sizes or any(size < 1 or size % SIZE_MULTIPLE for size in self.sizes):
             raise ValueError(
                 f"sizes are {self.sizes}; expected one or more positive multiples of "
-                f"{SIZE_MULTIPLE} px"
+                f"{SIZE_MULTIPLE} px."
             )
         if not 2 <= self.steps <= 999:
-            raise ValueError(f"steps is {self.steps}; expected 2 to 999")
+            raise ValueError(f"steps is {self.steps}; expected 2 to 999.")
 
 
 class Case(NamedTuple):
@@ -99,22 +103,30 @@ def measure_costs(config: CostConfig) -> None:
         *(Case("teacher", model, size) for model in config.teachers for size in config.sizes),
         *(Case("student", model, size) for model in config.students for size in config.sizes),
     ]
-    here = place()
+    where = here()
     for case in cases:
         print(f"count: {case.key} px", flush=True)
-        # Counting is quick, and tells when a program has changed since it ran.
-        of = {"machine": here, "device": config.device, "count": _measure(case, "count", config)}
+        # Counting is quick, and shows whether a program has changed since it ran.
+        of = {"machine": where, "device": config.device, "count": _measure(case, "count", config)}
         kept = costs.get(case.key, {})
         if not case.built_in or any(kept.get(name) != value for name, value in of.items()):
             print(f"run: {case.key} px", flush=True)
             costs[case.key] = of | {"run": _run(case, config)}
             write_text(path, json.dumps({"costs": costs}, indent=2))
-    text = report_text(config, cases, costs, here)
-    write_text(config.out / "cost.md", text)
-    print(text)
+    record = {
+        "settings": {
+            "command": command_line("cost", config),
+            "machine": where,
+            "steps": config.steps,
+            "left to the GPU's driver (GB)": CONTEXT_BYTES / 1e9,
+        },
+        "shown": [case._asdict() for case in cases],
+        "costs": costs,
+    }
+    write_report(config.out, "cost", "What a picture costs", record, tables)
 
 
-def place() -> str:
+def here() -> str:
     """The machine, and the versions of what runs teachers and students."""
     # Only the name of a GPU is wanted here; its memory is for the programs that are measured.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -139,7 +151,7 @@ def _run(case: Case, config: CostConfig) -> dict:
 def others_seconds() -> float | None:
     """CPU time since the start of the machine that was not of this program's finished children.
 
-    None where the system does not tell.
+    None if the system does not say.
     """
     if not PROC_STAT.is_file():
         return None
@@ -164,13 +176,11 @@ def _measure(case: Case, what: Literal["count", "run"], config: CostConfig) -> d
         ]
     else:
         words = ["student_jax.inference.cost", case.model, str(case.size), what]
-    root = Path(__file__).parents[1]
-    path = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
     result = subprocess.run(
         [sys.executable, "-m", *words],
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": path},
+        env=clone_environment(),
     )
     if result.returncode:
         raise InputError(
@@ -191,80 +201,112 @@ def smallest_card(peak_bytes: float) -> str:
     return f"{fits[0]} GB" if fits else f"more than {CARDS_GB[-1]} GB"
 
 
-def report_text(
-    config: CostConfig, cases: Sequence[Case], costs: dict[str, dict], where: str
-) -> str:
-    """The tables and what they say about the study's claims, in Markdown."""
-    lines = [
-        "# What a picture costs",
-        "",
-        'The study found its student "ten times lighter" than its teacher. `scripts/cost.py` wrote '
-        f"this page from its measures, on this machine: {where}.",
-        "",
-        "| model | size (px) | parameters (M) | file, float16 (MB) | GFLOP per picture | GFLOP as "
-        "run | seconds per picture | peak memory (GB) | smallest GPU |",
-        f"| --- |{' ---: |' * 8}",
+def tables(record: dict) -> dict[str, str]:
+    """The tables of the page, from what cost.json holds."""
+    cases = [Case(**fields) for fields in record["shown"]]
+    costs = record["costs"]
+    settings = record["settings"] | {
+        "other programs, share of the cores at most": _others(cases, costs)
+    }
+    return {
+        "settings": settings_table(settings),
+        "costs": _costs_table(cases, costs),
+        "ratios": _ratios_table(cases, costs),
+        "evaluations": _evaluations_table(cases, costs),
+    }
+
+
+def _others(cases: list[Case], costs: Mapping[str, dict]) -> str:
+    shares = [costs[case.key]["run"]["others"] for case in cases]
+    known = [share for share in shares if share is not None]
+    return f"{max(known):.0%}" if known else "unknown"
+
+
+def _costs_table(cases: list[Case], costs: Mapping[str, dict]) -> str:
+    head = [
+        "model",
+        "size (px)",
+        "parameters (M)",
+        "file, float16 (MB)",
+        "GFLOP per picture",
+        "GFLOP as run",
+        "seconds per picture",
+        "peak memory (GB)",
+        "smallest GPU",
+        "run on",
     ]
+    rows = []
     for case in cases:
         counted, ran = costs[case.key]["count"], costs[case.key]["run"]
         millions, peak = counted["parameters"] / 1e6, ran["peak_bytes"]
-        cells = [
-            f"{millions:.1f}",
-            f"{2 * millions:.0f}",
-            _number(counted["flops"] / 1e9),
-            _number(_flops_as_run(counted) / 1e9),
-            f"{ran['seconds']:,.2f}",
-            *(["–"] * 2 if peak is None else [f"{peak / 1e9:.2f}", smallest_card(peak)]),
-        ]
-        lines.append(f"| {case.title} | {case.size} | {' | '.join(cells)} |")
-    if config.teachers and config.students:
-        lines += ["", *comparisons(config, costs)]
-    counts = [costs[case.key]["count"] for case in cases if case.role == "teacher"]
-    if counts:
-        lines += ["", teacher_remark(config.steps, counts[0])]
-    return "\n".join([*lines, "", *remarks(cases, [costs[case.key]["run"] for case in cases])])
+        memory = ["–", "–"] if peak is None else [f"{peak / 1e9:.2f}", smallest_card(peak)]
+        rows.append(
+            [
+                case.title,
+                str(case.size),
+                f"{millions:.1f}",
+                f"{2 * millions:.0f}",
+                _number(counted["flops"] / 1e9),
+                _number(_flops_as_run(counted) / 1e9),
+                f"{ran['seconds']:,.2f}",
+                *memory,
+                f"{ran['device']}, {ran['dtype']}",
+            ]
+        )
+    return markdown_rows(head, rows)
+
+
+def _ratios_table(cases: list[Case], costs: Mapping[str, dict]) -> str:
+    """How many times as much each teacher takes as each student, at the largest size."""
+    largest = [case for case in cases if case.size == max(case.size for case in cases)]
+    teachers, students = (
+        [case for case in largest if case.role == role] for role in ("teacher", "student")
+    )
+    head = ["teacher / student", "parameters", "arithmetic", "time", "memory"]
+    head += ["ten times lighter", "runs on more GPUs"]
+    rows = []
+    for teacher in teachers:
+        for student in students:
+            large, small = costs[teacher.key], costs[student.key]
+            times = ratios(large, small)
+            rows.append(
+                [
+                    f"{teacher.title} / {student.title}",
+                    *map(_number, times.values()),
+                    "yes" if times["parameters"] >= 10 else "no",
+                    _more_cards(large["run"]["peak_bytes"], small["run"]["peak_bytes"]),
+                ]
+            )
+    return markdown_rows(head, rows)
+
+
+def _more_cards(large: float | None, small: float | None) -> str:
+    if large is None or small is None:
+        return "–"
+    return "yes" if len(cards(small)) > len(cards(large)) else "no"
+
+
+def _evaluations_table(cases: list[Case], costs: Mapping[str, dict]) -> str:
+    """UNet evaluations for one picture.
+
+    Of the three rows of a sampling step as this project runs it, two are content and style, whose
+    features are computed again. In tiles, these two and the inversions are shared by `TILE` pairs.
+    """
+    rows = []
+    for case in cases:
+        counted = costs[case.key]["count"]
+        if case.role == "teacher":
+            method, as_run = counted["evaluations"], counted["evaluations_as_run"]
+            sampled = (as_run - method) // 2
+            in_tiles = (as_run - sampled) / TILE + sampled
+            rows.append([case.title, f"{method}", f"{as_run}", f"{in_tiles:.0f}"])
+    head = ["UNet evaluations", "by the method", "as run", f"in tiles of {TILE} x {TILE} pairs"]
+    return markdown_rows(head, list(dict.fromkeys(map(tuple, rows))))
 
 
 def _flops_as_run(counted: dict) -> int:
     # A student has but one way to make a picture.
     return counted.get("flops_as_run", counted["flops"])
-
-
-def comparisons(config: CostConfig, costs: dict[str, dict]) -> list[str]:
-    """Each teacher against each student at the largest size, as a table and in words."""
-    size = max(config.sizes)
-    table, claims = [], []
-    for teacher in config.teachers:
-        for student in config.students:
-            pair = Case("teacher", teacher, size), Case("student", student, size)
-            large, small = (costs[case.key] for case in pair)
-            times = ratios(large, small)
-            titles = [case.title for case in pair]
-            table.append(f"| {' / '.join(titles)} | {' | '.join(map(_number, times.values()))} |")
-            holds = "holds" if times["parameters"] >= 10 else "does not hold"
-            claims.append(
-                f"- {titles[0]} has {_number(times['parameters'])} times the parameters of "
-                f'{titles[1]}: "ten times lighter" {holds}.'
-            )
-            peaks = [measured["run"]["peak_bytes"] for measured in (large, small)]
-            if None not in peaks:
-                more = "more" if len(cards(peaks[1])) > len(cards(peaks[0])) else "no more"
-                claims[-1] += (
-                    f" It needs a GPU of {smallest_card(peaks[0])}, the student one of "
-                    f"{smallest_card(peaks[1])}: the student runs on {more} video cards."
-                )
-    return [
-        f"How many times as much the teacher takes at {size} px:",
-        "",
-        f"| teacher / student | {' | '.join(times)} |",
-        f"| --- |{' ---: |' * len(times)}",
-        *table,
-        "",
-        'So the study\'s claims "ten times lighter" (by parameters, which decide the size of the '
-        'file) and "runs on many more video cards" come out like this:',
-        "",
-        *claims,
-    ]
 
 
 def ratios(teacher: dict, student: dict) -> dict[str, float | None]:
@@ -286,49 +328,3 @@ def _number(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:,.{0 if value >= 20 else 1 if value >= 1 else 2}f}"
-
-
-def teacher_remark(steps: int, counted: dict) -> str:
-    """What a picture of the teacher is."""
-    method, as_run = counted["evaluations"], counted["evaluations_as_run"]
-    # Of the three rows of a sampling step, two are content and style, computed again.
-    sampled = (as_run - method) // 2
-    in_tiles = (as_run - sampled) / TILE + sampled
-    return (
-        f"A teacher's picture is one content and one style, both inverted in {steps} steps, and "
-        f"the sampling, by the paper's settings. StyleID needs {method} evaluations of the UNet "
-        "for it where the features of content and style are kept from their inversion: this is the "
-        "GFLOP per picture, which is compared. This project's teacher keeps no features but "
-        "computes them again in each step of sampling, so that a picture alone takes it "
-        f"{as_run} evaluations: this is what was run, and of its seconds the method's share of the "
-        "arithmetic is compared. A dump of many pairs shares inversions and features: in tiles of "
-        f"{TILE} x {TILE} a pair takes {in_tiles:.0f} evaluations."
-    )
-
-
-def remarks(cases: Sequence[Case], runs: Sequence[dict]) -> list[str]:
-    """How the figures were taken."""
-    devices = {
-        f"{case.title} on {ran['device']} in {ran['dtype']}"
-        for case, ran in zip(cases, runs, strict=True)
-    }
-    lines = [
-        "A teacher's parameters are those of the UNet and the autoencoder: the text encoder is "
-        "used once, for the empty text. One GFLOP is 10^9 operations of matrix products and "
-        "convolutions, two for a multiply-add. Costs do not depend on the values of the weights, "
-        "so they may be untrained.",
-        "",
-        f"Run: {'; '.join(sorted(devices))}. A teacher's seconds are those of 2 and 4 steps, "
-        "continued to all of them. Memory is the allocator's peak on a GPU; on a CPU it is the "
-        "weights and what the process grows by for one picture, of teachers and students alike, "
-        "without what compiling takes (– where the system does not tell). The smallest GPU leaves "
-        f"{CONTEXT_BYTES / 1e9} GB for the driver; measured on a CPU it is an estimate.",
-    ]
-    others = max((ran["others"] or 0 for ran in runs), default=0)
-    if others * os.cpu_count() > 0.1:
-        lines += [
-            "",
-            f"Other programs took up to {others:.0%} of the time of {os.cpu_count()} cores during "
-            "a run: the seconds are too long.",
-        ]
-    return lines

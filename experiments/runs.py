@@ -8,11 +8,12 @@ version of this program does not: give it another folder.
 
 import hashlib
 import json
+import os
 import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -24,18 +25,21 @@ from student_jax.weights.folder import open_student
 from student_jax.weights.provenance import weights_sha256
 from triplets import InputError, TripletDataset
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
+COMMAND = (sys.executable, "-m", "style_distil")
+"""What runs `style-distil` in a process of its own."""
+ROOT = Path(__file__).parents[1]
+"""The clone, whose packages that process imports wherever it is started."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingRun:
-    """One training by scripts/train_flax.py."""
+    """One training by `style-distil train`."""
 
     root: Path
     """Folder of the runs of all studies."""
     data: Path
     """Triplets to train on."""
-    validation: Path | None
+    validation: Path | None = None
     """Triplets to validate on; None: a part of `data`."""
     loss: str
     seed: int
@@ -80,18 +84,23 @@ class TrainingRun:
         """
         if not self.finished:
             preset, *settings = self.settings
-            call("train_flax.py", preset, "--workdir", str(self.workdir), "--resume", *settings)
+            call("train", preset, "--workdir", str(self.workdir), "--resume", *settings)
 
     def _words(self, data: str, validation: str | None, init_from: str | None) -> tuple[str, ...]:
-        return (
-            *(self.preset, "--data", data),
-            *(() if validation is None else ("--validation", validation)),
-            *("--loss", self.loss, "--seed", str(self.seed), "--steps", str(self.steps)),
-            *("--warmup-steps", str(min(500, self.steps // 10))),
-            *("--checkpoint-every", str(max(1, self.steps // 2))),
-            *(() if init_from is None else ("--init-from", init_from)),
-            *self.flags,
-        )
+        flags = {
+            "--data": data,
+            "--validation": validation,
+            "--loss": self.loss,
+            "--seed": str(self.seed),
+            "--steps": str(self.steps),
+            "--warmup-steps": str(min(500, self.steps // 10)),
+            "--checkpoint-every": str(max(1, self.steps // 2)),
+            "--init-from": init_from,
+        }
+        words = [
+            word for flag, value in flags.items() if value is not None for word in (flag, value)
+        ]
+        return (self.preset, *words, *self.flags)
 
 
 @cache
@@ -113,7 +122,7 @@ def ensure_all(runs: Iterable[TrainingRun]) -> None:
 
 
 def ensure_dump(out: Path, flags: Sequence[str]) -> TripletDataset:
-    """The dataset that scripts/dump_teacher.py writes with these flags, now complete.
+    """The dataset that `style-distil dump` writes with these flags, now complete.
 
     Raises:
         InputError: the dump failed; it has printed why.
@@ -125,21 +134,52 @@ def ensure_dump(out: Path, flags: Sequence[str]) -> TripletDataset:
                 return dataset
         except InputError:
             pass  # no shard yet: the dump begins or says what is wrong
-    call("dump_teacher.py", "--out", str(out), *flags)
+    call("dump", "--out", str(out), *flags)
     return TripletDataset(out)
 
 
-def call(script: str, *flags: str) -> None:
+def teacher_flags(manifest: Mapping, model: str | None = None) -> list[str]:
+    """The flags of `style-distil dump` that ask for the teacher of a dataset, with its settings.
+
+    Args:
+        manifest: of a dataset that a teacher of this project made.
+        model: where the teacher's weights are, if not where they were.
+
+    Raises:
+        KeyError: the manifest does not say which teacher or weights it was.
+    """
+    settings, provenance = manifest["settings"], manifest.get("provenance", {})
+    # Datasets of version 0.1.0 knew one method only, and called the weights the teacher.
+    teacher = settings.get("teacher", "styleid")
+    old = "teacher" not in settings
+    weights = model or provenance["teacher" if old else "model"]
+    flags = ["--teacher", teacher, "--model", weights]
+    for name, value in settings[teacher].items():
+        flag = {"num_steps": "steps"}.get(name, name).replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(f"--{flag}" if value else f"--no-{flag}")
+        elif value is not None:
+            values = value if isinstance(value, list) else [value]
+            flags += [f"--{flag}", *map(str, values)]
+    return [*flags, "--dtype", settings["dtype"], "--seed", str(settings["seed"])]
+
+
+def clone_environment() -> dict[str, str]:
+    """The environment of a process that imports the packages of this clone."""
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    return os.environ | {"PYTHONPATH": path}
+
+
+def call(command: str, *flags: str) -> None:
     """Run one of the project's commands to its end, its output shown.
 
     Raises:
         InputError: it ended with an error.
         KeyboardInterrupt: SIGTERM arrived; the command got it too and has ended.
     """
-    command = [sys.executable, str(SCRIPTS / script), *flags]
-    print(f"$ python scripts/{script} {shlex.join(flags)}", flush=True)
+    print(f"$ style-distil {shlex.join([command, *flags])}", flush=True)
     terminated = False
-    with subprocess.Popen(command) as process:
+    with subprocess.Popen([*COMMAND, command, *flags], env=clone_environment()) as process:
 
         def terminate(*_):
             nonlocal terminated
@@ -154,4 +194,6 @@ def call(script: str, *flags: str) -> None:
     if terminated:
         raise KeyboardInterrupt
     if status:
-        raise InputError(f"scripts/{script} ended with status {status}; its message is above.")
+        raise InputError(
+            f'"style-distil {command}" ended with status {status}; its message is above.'
+        )

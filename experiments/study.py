@@ -1,4 +1,4 @@
-"""What studies share: judging the student of a training run, and saying where it was done."""
+"""What studies share: measuring the student of a training run, and saying where it was done."""
 
 import hashlib
 import importlib.metadata
@@ -15,9 +15,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from experiments.runs import TrainingRun
-from student_jax.evaluation.baselines import BASELINES
-from student_jax.evaluation.evaluate import spread, triplet_examples, triplet_ids
+from student_jax.evaluation import baselines
+from student_jax.evaluation import judge as measures
+from student_jax.evaluation.examples import spread, triplet_examples, triplet_ids
 from student_jax.evaluation.judge import Example, Judge, on_pictures
+from student_jax.evaluation.measures import networks, pixels
 from student_jax.evaluation.measures.intervals import interval
 from student_jax.evaluation.overlap import seen_in_training
 from student_jax.evaluation.report import cell, write_text
@@ -30,15 +32,22 @@ from triplets.format import load_json
 Values = dict[str, list[float]]
 """By measure, its value of every picture."""
 MEASURED = (
-    *("mse", "psnr", "ssim", "lpips", "content_lpips", "style_gram", "style_histogram"),
-    *("brightness", "saturation", "sharpness"),
+    "mse",
+    "psnr",
+    "ssim",
+    "lpips",
+    "content_lpips",
+    "style_gram",
+    "style_histogram",
+    "brightness",
+    "saturation",
+    "sharpness",
 )
 """Measures that studies take."""
 
-
 MIN_SEEDS = 3
 """Fewer say too little about chance."""
-PROGRAMS = ("measures", "pixels", "perceptual", "baselines")
+PROGRAMS = (measures, pixels, networks, baselines)
 """Modules that decide what is measured."""
 
 
@@ -64,8 +73,8 @@ class ExampleSet:
         """Differs for other triplets, and for figures that another program takes of the same."""
         parts = [(dataset.fingerprint, list(map(int, indices))) for dataset, indices in self.chosen]
         digest = hashlib.sha256(json.dumps([parts, MEASURED]).encode())
-        for name in PROGRAMS:
-            digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
+        for module in PROGRAMS:
+            digest.update(Path(module.__file__).read_bytes())
         return digest.hexdigest()[:12]
 
     def __len__(self) -> int:
@@ -80,7 +89,7 @@ class ExampleSet:
         """One at a time."""
         return triplet_examples(self.chosen)
 
-    def described(self, training: Triplets, train: Int[np.ndarray, " p"]) -> str:
+    def about(self, training: Triplets, train: Int[np.ndarray, " p"]) -> dict[str, object]:
         """How many there are, and what of them is also in the triplets that were trained on."""
         contents, styles = (len(set(column)) for column in zip(*self.pairs, strict=True))
         seen = [
@@ -88,10 +97,12 @@ class ExampleSet:
             for dataset, indices in self.chosen
             for name in seen_in_training(training, train, dataset, np.array(indices))
         ]
-        return (
-            f"{len(self)} triplets of {contents} contents and {styles} styles, of which the "
-            f"training had {', '.join(seen) or 'none'}"
-        )
+        return {
+            "triplets": len(self),
+            "contents": contents,
+            "styles": styles,
+            "seen in training": seen,
+        }
 
 
 def kept(path: Path, take: Callable[[], dict]) -> dict:
@@ -113,7 +124,7 @@ def read_kept(path: Path) -> dict:
         raise InputError(f"{error}; delete the file, to measure again.") from error
 
 
-def judged(run: TrainingRun, judge: Judge, examples: ExampleSet) -> Values:
+def measure_run(run: TrainingRun, judge: Judge, examples: ExampleSet) -> Values:
     """The measures of the student at the end of a run; kept in its workdir."""
 
     def take() -> Values:
@@ -135,9 +146,10 @@ def means(values: Values) -> dict[str, float]:
 
 
 def side(differences: Float[np.ndarray, "seeds pictures"], pairs: Sequence[tuple[str, str]]) -> int:
-    """Whether a difference lies above 0 (1), below (-1), or neither is sure (0).
+    """Whether a difference reliably lies above 0 (1), below (-1), or neither (0).
 
-    To be sure takes `MIN_SEEDS` seeds, all on one side, and the `interval` over the pictures too.
+    It is reliable if all seeds, at least `MIN_SEEDS`, lie on one side and so does the `interval` over
+    the pictures.
     """
     if len(differences) < MIN_SEEDS:
         return 0
@@ -148,38 +160,44 @@ def side(differences: Float[np.ndarray, "seeds pictures"], pairs: Sequence[tuple
     return -1 if (seeds < 0).all() and high < 0 else 0
 
 
-def baselines(folder: Path, judge: Judge, examples: ExampleSet) -> dict[str, dict[str, float]]:
+def measure_baselines(
+    folder: Path, judge: Judge, examples: ExampleSet
+) -> dict[str, dict[str, float]]:
     """The mean of each measure of the teacher and of the baselines; kept in a study's folder."""
 
     def take() -> dict[str, dict[str, float]]:
         print(f"measuring teacher and baselines on {len(examples)} pictures", flush=True)
-        methods = {name: on_pictures(function) for name, function in BASELINES.items()}
+        methods = {name: on_pictures(function) for name, function in baselines.BASELINES.items()}
         return judge.of_methods(methods, examples.examples(), only=MEASURED).measures
 
     return kept(folder / f"baselines-{examples.key}.json", take)
 
 
-def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation; 0 for one value."""
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and sample standard deviation; None for one value."""
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
-def spread_cell(measure: str, values: Sequence[float]) -> str:
+def spread_cell(measure: str, values: Sequence[float | None]) -> str:
     """Mean and spread over the seeds as they stand in a table; the mean alone of one seed."""
+    if None in values:  # as JSON holds what is infinite
+        return cell(measure, None)
     mean, deviation = mean_and_spread(values)
-    spread = f" ± {cell(measure, deviation)}" if len(values) > 1 else ""
+    spread = "" if deviation is None else f" ± {cell(measure, deviation)}"
     return f"{cell(measure, mean)}{spread}"
 
 
-def command_line(config) -> str:
-    """The flags that ask for a study again, wherever its runs and its report are to lie."""
-    words = []
+def command_line(study: str, config: object) -> str:
+    """The command that asks for a study again, wherever its runs and its report are to lie."""
+    words = ["style-distil", "study", study]
     for field in fields(config):
         value = getattr(config, field.name)
         if field.name in ("out", "report") or value == field.default:
             continue
         flag = f"--{field.name.replace('_', '-')}"
-        if field.name == "flags":
+        if isinstance(value, bool):
+            words.append(flag if value else f"--no-{flag[2:]}")
+        elif field.name == "flags":
             words.append(f"{flag}={value}")  # without "=" its dashes would be taken for flags
         else:
             values = value if isinstance(value, tuple) else (value,)

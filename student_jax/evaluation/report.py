@@ -5,7 +5,7 @@ import html
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -65,14 +65,17 @@ def heading(measure: str) -> str:
 def markdown_table(judgement: Judgement, first: str) -> str:
     """Methods down, measures across; `first` heads the column of the methods."""
     measures = shown_measures(judgement)
-    lines = [
-        f"| {first} | {' | '.join(map(heading, measures))} |",
-        f"| --- |{' ---: |' * len(measures)}",
-    ]
-    for method, values in judgement.measures.items():
-        cells = " | ".join(cell(m, values.get(m)) for m in measures)
-        lines.append(f"| {method} | {cells} |")
-    return "\n".join(lines)
+    rows = (
+        [method, *(cell(m, values.get(m)) for m in measures)]
+        for method, values in judgement.measures.items()
+    )
+    return markdown_rows([first, *map(heading, measures)], rows)
+
+
+def markdown_rows(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown: the first column to the left, the others to the right."""
+    lines = [f"| {' | '.join(head)} |", f"| --- |{' ---: |' * (len(head) - 1)}"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def notes(judgement: Judgement) -> list[str]:
