@@ -11,10 +11,11 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
+from operator import or_
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, NoReturn, Union
+from typing import Annotated, Any, NoReturn
 
 import tyro
 
@@ -343,17 +344,13 @@ def _union(group: Group, loaded: bool = False) -> Any:
         except (ImportError, ValueError):
             return _no_flags  # what is not installed is completed without its flags
 
-    return Union[  # noqa: UP007 - of types that are known only now
-        tuple(
-            Annotated[
-                Any,
-                tyro.conf.subcommand(
-                    name, constructor_factory=partial(arm, node), description=node.help
-                ),
-            ]
-            for name, node in group.commands.items()
+    arms = []
+    for name, node in group.commands.items():
+        subcommand = tyro.conf.subcommand(
+            name, constructor_factory=partial(arm, node), description=node.help
         )
-    ]
+        arms.append(Annotated[Any, subcommand])
+    return reduce(or_, arms)
 
 
 def _no_flags() -> None:

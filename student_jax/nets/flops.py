@@ -18,7 +18,9 @@ def count_flops(jaxpr: ClosedJaxpr | Jaxpr) -> int:
 
 def _count(equation: JaxprEqn) -> int:
     name, params = equation.primitive.name, equation.params
-    shapes = [getattr(variable.aval, "shape", ()) for variable in equation.invars]
+    shapes: list[tuple[int, ...]] = [
+        getattr(variable.aval, "shape", ()) for variable in equation.invars
+    ]
     if name == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]
         terms = math.prod(shapes[0][axis] for axis in contracted)
