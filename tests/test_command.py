@@ -78,7 +78,9 @@ def test_every_command_is_where_the_table_says(name):
     assert callable(getattr(module, node.function))
     assert isinstance(getattr(module, node.settings), type)
     assert all(hasattr(getattr(module, node.settings), name) for name in node.presets)
-    assert node.parse is None or callable(getattr(module, node.parse))
+    if node.settings_for is not None:
+        kind = getattr(module, node.settings_for)([])
+        assert issubclass(kind, getattr(module, node.settings))
 
 
 HEAVY = ("torch", "jax", "tensorflow", "numpy", "student_jax", "teacher_torch", "experiments")
@@ -175,18 +177,24 @@ def test_the_old_way_to_verify_names_the_new_one():
     assert 'did you mean "style-distil triplets verify"?' in done.stderr
 
 
+@dataclass(frozen=True)
+class Other:
+    other: str = ""
+
+
 def test_arguments_reach_the_function(monkeypatch):
     seen = []
     module = type(sys)("a_module")
     module.Config, module.work = Config, seen.append
-    module.parse = lambda arguments, prog: (list(arguments), prog)
+    module.choose = lambda arguments: Other if "--other" in arguments else Config
     monkeypatch.setattr(command, "_load", lambda node, prog: module)
     plain = Command("Does work.", "a_module", "work", "Config")
-    hooked = Command("Does work.", "a_module", "work", "Config", parse="parse")
+    hooked = Command("Does work.", "a_module", "work", "Config", settings_for="choose")
     monkeypatch.setattr(command, "COMMANDS", Group("All.", {"plain": plain, "hooked": hooked}))
     main(["plain", "--number", "3"])
-    main(["hooked", "--any", "thing"])
-    assert seen == [Config(3), (["--any", "thing"], "style-distil hooked")]
+    main(["hooked", "--number", "4"])
+    main(["hooked", "--other", "thing"])
+    assert seen == [Config(3), Config(4), Other("thing")]
 
 
 def message(*words):
