@@ -2,16 +2,23 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from teacher_torch.styleid.config import ATTENTION_LAYERS
+import tyro
+
+from teacher_torch.styleid.config import ATTENTION_LAYERS, StyleIDConfig
+from triplets import InputError
 
 
 @dataclass(frozen=True)
 class AttentionDistillationConfig:
-    """Attention distillation (Zhou et al., CVPR 2025), alone or after StyleID."""
+    """Attention distillation (Zhou et al., CVPR 2025), alone or after StyleID.
 
-    num_steps: int = 200
+    Raises:
+        InputError: a setting that the method does not allow.
+    """
+
+    num_steps: Annotated[int, tyro.conf.arg(name="steps")] = 200
     """Timesteps that the latents are optimised at, from noisy to clean."""
     iterations: int = 1
     """Adam steps per timestep."""
@@ -35,19 +42,26 @@ class AttentionDistillationConfig:
     """Attention temperature of StyleID, if it is the start."""
 
     def __post_init__(self):
-        for name, most in (("num_steps", 999), ("styleid_steps", 999), ("iterations", 1000)):
+        for name, most in (("num_steps", 999), ("iterations", 1000)):
             if not 1 <= getattr(self, name) <= most:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected 1 to {most}.")
+                raise InputError(f"{name} is {getattr(self, name)}; expected 1 to {most}.")
         if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate is {self.learning_rate}; expected more than 0.")
+            raise InputError(f"learning_rate is {self.learning_rate}; expected more than 0.")
         if not 0 <= self.content_weight < math.inf:
-            raise ValueError(f"content_weight is {self.content_weight}; expected 0 or more.")
+            raise InputError(f"content_weight is {self.content_weight}; expected 0 or more.")
         if not 0 < self.style_scale < math.inf:
-            raise ValueError(f"style_scale is {self.style_scale}; expected more than 0.")
+            raise InputError(f"style_scale is {self.style_scale}; expected more than 0.")
         if not self.layers or set(self.layers) - set(ATTENTION_LAYERS):
-            raise ValueError(f"layers is {self.layers}; expected some of 3 to 11.")
+            raise InputError(f"layers is {self.layers}; expected some of 3 to 11.")
         if len(set(self.layers)) != len(self.layers):
-            raise ValueError(f"layers {self.layers} repeats a layer.")
+            raise InputError(f"layers {self.layers} repeats a layer.")
+        self.styleid()  # refuses what StyleID cannot do
+
+    def styleid(self) -> StyleIDConfig:
+        """Settings of the StyleID that may come first."""
+        return StyleIDConfig(
+            num_steps=self.styleid_steps, gamma=self.gamma, temperature=self.temperature
+        )
 
     @classmethod
     def paper(cls) -> "AttentionDistillationConfig":

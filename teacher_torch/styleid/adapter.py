@@ -58,13 +58,19 @@ class StyleIDTeacher(Teacher):
         keys: Sequence[Key],
     ) -> Iterator[Float[Tensor, "3 h w"]]:
         """Sample all pairs jointly, then decode one after the other."""
+        # One at a time, because pictures in float32 are large.
+        for latents in self.sample(contents, styles, pairs).split(1):
+            yield self.styleid.decode(latents)[0]
+
+    def sample(
+        self, contents: Prepared, styles: Prepared, pairs: Int[Tensor, "p 2"]
+    ) -> Float[Tensor, "p c h w"]:
+        """The latents of all pairs."""
         content, style = (
             Inversion(pictures.tensors["latents"].transpose(0, 1).to(self.device))
             for pictures in (contents, styles)
         )
-        # One at a time, because pictures in float32 are large.
-        for latents in self._ready().sample(content, style, pairs).split(1):
-            yield self.styleid.decode(latents)[0]
+        return self._ready().sample(content, style, pairs)
 
     def preparation_work(self, role: Role, pictures: int) -> int:
         """One row per step of the inversion."""
