@@ -409,7 +409,7 @@ def ablation_record(
     least = min(ablation.variants, key=lambda variant: np.mean(figures.seeds(variant, "mse")))
     return {
         "settings": {
-            "command": command_line('ablations', config),
+            "command": command_line("ablations", config),
             "machine": machine(),
             "steps": config.steps,
             "seeds": list(config.seeds),

@@ -318,7 +318,7 @@ def loss_record(
     model = provenance.get("model", provenance.get("teacher", "another program"))
     return {
         "settings": {
-            "command": command_line('losses', config),
+            "command": command_line("losses", config),
             "machine": machine(),
             "triplets": len(dataset),
             "size (px)": list(dataset.manifest["image_size"]),
@@ -348,7 +348,7 @@ def loss_record(
 
 
 def difference(loss: str, measure: str, of: str, figures: LossFigures) -> dict[str, object]:
-    """By how much a loss lies above L1 on a set, how reliable that is, and what was claimed of it."""
+    """By how much a loss lies above L1 on a set, how reliably, and what the talk claims of it."""
     differences = figures.differences(loss, measure, of)
     mean, deviation = mean_and_spread(differences.mean(axis=1).tolist())
     low, high = interval(differences.mean(axis=0), figures.pairs[of])

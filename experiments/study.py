@@ -148,8 +148,8 @@ def means(values: Values) -> dict[str, float]:
 def side(differences: Float[np.ndarray, "seeds pictures"], pairs: Sequence[tuple[str, str]]) -> int:
     """Whether a difference reliably lies above 0 (1), below (-1), or neither (0).
 
-    It is reliable if all seeds, at least `MIN_SEEDS`, lie on one side and so does the `interval` over
-    the pictures.
+    It is reliable if all seeds, at least `MIN_SEEDS`, lie on one side and so does the `interval`
+    over the pictures.
     """
     if len(differences) < MIN_SEEDS:
         return 0
