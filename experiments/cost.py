@@ -22,8 +22,12 @@ from triplets import InputError
 CARDS_GB = (2, 4, 6, 8, 10, 12, 16, 24, 32, 48, 80)
 """Memory of common GPUs."""
 CONTEXT_BYTES = 0.5e9
+<<<<<<< HEAD
 """What a GPU's driver and libraries take beside the program, about. For models that were measured
 on a CPU, the smallest GPU is an estimate."""
+=======
+"""What a GPU's driver and libraries take beside the program, about."""
+>>>>>>> evaluation
 SIZE_MULTIPLE = 64
 """Sides in pixels suit Stable Diffusion's autoencoder and UNet, and all students."""
 TILE = 8
@@ -190,12 +194,12 @@ def _measure(case: Case, what: Literal["count", "run"], config: CostConfig) -> d
     return json.loads(result.stdout.strip().splitlines()[-1])
 
 
-def cards(peak_bytes: float) -> list[int]:
+def cards(peak_bytes: int) -> list[int]:
     """The common GPU memories in GB that a program of this size fits in."""
     return [card for card in CARDS_GB if peak_bytes + CONTEXT_BYTES <= card * 1e9]
 
 
-def smallest_card(peak_bytes: float) -> str:
+def smallest_card(peak_bytes: int) -> str:
     """The least of them, in words."""
     fits = cards(peak_bytes)
     return f"{fits[0]} GB" if fits else f"more than {CARDS_GB[-1]} GB"
@@ -280,7 +284,7 @@ def _ratios_table(cases: list[Case], costs: Mapping[str, dict]) -> str:
     return markdown_rows(head, rows)
 
 
-def _more_cards(large: float | None, small: float | None) -> str:
+def _more_cards(large: int | None, small: int | None) -> str:
     if large is None or small is None:
         return "–"
     return "yes" if len(cards(small)) > len(cards(large)) else "no"

@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 
 from experiments.ablations import (
+    Ablation,
     AblationConfig,
-    Figures,
-    Plan,
+    AblationFigures,
     Variant,
     ablate,
+    ablation_record,
     count_parameters,
     draw_curve,
-    paragraph,
-    plan_gram,
-    plan_size,
-    plan_styles,
-    plan_triplets,
-    report_text,
     subset,
+    tables,
+    vary_gram,
+    vary_size,
+    vary_styles,
+    vary_triplets,
 )
 from experiments.study import MEASURED
 from student_jax.students.sttr.config import STTRConfig
@@ -37,56 +37,59 @@ def dataset(dump):
 PAIRS = [("a", "x"), ("a", "y"), ("b", "x"), ("b", "y")]
 
 
-def figures(plan, **measures):
+def figures(ablation, **measures):
     """Three seeds of four pictures: measure=[(value by seed), ...] of every variant in turn."""
     runs = {
         variant.label: [
             {m: [0.5] * 4 for m in MEASURED} | {m: [v[i][seed]] * 4 for m, v in measures.items()}
             for seed in range(3)
         ]
-        for i, variant in enumerate(plan.variants)
+        for i, variant in enumerate(ablation.variants)
     }
-    return Figures(runs, PAIRS, dict.fromkeys(MEASURED, 0.25))
+    return AblationFigures(runs, PAIRS, dict.fromkeys(MEASURED, 0.25))
 
 
 def test_triplets_are_nested(dataset):
     train = np.arange(2, 18)
-    rows = [set(variant.rows) for variant in plan_triplets(dataset, train).variants]
+    rows = [set(variant.rows) for variant in vary_triplets(dataset, train).variants]
     assert [len(r) for r in rows] == [2, 4, 8, 16]
     assert all(small < large for small, large in itertools.pairwise(rows))
     assert rows[-1] == set(train)
-    given = plan_triplets(dataset, train, (5, 3)).variants
+    given = vary_triplets(dataset, train, (5.0, 3.0)).variants
     assert [variant.rows for variant in given] == [
         tuple(rows) for rows in (given[1].rows[:3], given[1].rows)
     ]
     with pytest.raises(InputError, match="has 16 triplets to train on, not 17"):
-        plan_triplets(dataset, train, (4, 17))
+        vary_triplets(dataset, train, (4.0, 17.0))
 
 
 def test_styles_share_one_budget(dataset):
-    plan = plan_styles(dataset, np.arange(20))  # 5 contents x 4 styles
-    assert {len(variant.rows) for variant in plan.variants} == {5}
-    for variant in plan.variants:
+    ablation = vary_styles(dataset, np.arange(20))  # 5 contents x 4 styles
+    assert {len(variant.rows) for variant in ablation.variants} == {5}
+    for variant in ablation.variants:
         assert len(set(dataset.pairs[list(variant.rows), 1])) == variant.x
-    assert [variant.x for variant in plan.variants] == [1, 2, 4]
-    assert [variant.x for variant in plan_styles(dataset, np.arange(20), (3, 2)).variants] == [2, 3]
+    assert [variant.x for variant in ablation.variants] == [1, 2, 4]
+    assert [variant.x for variant in vary_styles(dataset, np.arange(20), (3.0, 2.0)).variants] == [
+        2,
+        3,
+    ]
     diagonal = np.array([0, 5, 10, 15])  # each style once
     with pytest.raises(InputError, match="expected several numbers of styles"):
-        plan_styles(dataset, diagonal)
+        vary_styles(dataset, diagonal)
     with pytest.raises(InputError, match="1 of its first 1"):
-        plan_styles(dataset, diagonal, (1, 2))
+        vary_styles(dataset, diagonal, (1.0, 2.0))
 
 
 @pytest.mark.slow  # shapes of three students, traced
 def test_sizes_are_around_the_mini(dataset):
-    plan = plan_size(dataset, np.arange(20))
-    half, mini, double = (variant.x for variant in plan.variants)
-    assert plan.variants[0].flags[:3] == ("--model.content-widths", "12", "24")
+    ablation = vary_size(dataset, np.arange(20))
+    half, mini, double = (variant.x for variant in ablation.variants)
+    assert ablation.variants[0].flags[:3] == ("--model.content-widths", "12", "24")
     assert mini == count_parameters(STTRConfig.mini()) / 1e6
     assert half < mini < double
     # Weights of matrices grow with the square of the widths, biases linearly.
     assert 3.5 < double / mini < 4
-    quarter, almost = plan_size(dataset, np.arange(20), (0.99, 0.25)).variants
+    quarter, almost = vary_size(dataset, np.arange(20), (0.99, 0.25)).variants
     assert (quarter.label, almost.label) == ("0.25 x mini", "0.99 x mini")
     assert almost.flags[-1] == str(STTRConfig.mini().tail_dim)  # what the tail can halve
 
@@ -118,33 +121,53 @@ def test_subsets_of_other_pictures_are_others(dataset, dump, tmp_path):
     np.testing.assert_array_equal(theirs[0].stylised, 255 - part[0].stylised)
 
 
-def test_paragraph_and_curve_follow_from_the_figures(tmp_path, dump):
-    plan = Plan("How many?", "triplets", [Variant("8", 8.0), Variant("16", 16.0, note="all")])
+def test_tables_and_curve_follow_from_the_figures(tmp_path, dump):
+    ablation = Ablation(
+        "How many?", "triplets", [Variant("8", 8.0), Variant("16", 16.0, note="all")]
+    )
     of = figures(
-        plan,
+        ablation,
         mse=[(0.04, 0.02, 0.03), (0.01, 0.03, 0.02)],
         lpips=[(0.5, 0.5, 0.5), (0.4, 0.4, 0.4)],
     )
-    text = paragraph(plan, of)
-    assert "MSE to the teacher, 16 against 8: no sure difference (-33.3 %; lower in 2 of 3" in text
-    assert "LPIPS to the teacher, 16 against 8: better (-20.0 %; lower in 3 of 3 seeds)." in text
-    assert "least mean squared error is that of 16, not surely below that of 8." in text
     drawn = []
     for categorical in (False, True):
-        draw_curve(replace(plan, categorical=categorical), of, tmp_path / "curve.png")
+        draw_curve(replace(ablation, categorical=categorical), of, tmp_path / "curve.png")
         drawn.append(read_image(tmp_path / "curve.png"))
     assert not np.array_equal(*drawn)  # no line joins categories
     config = AblationConfig("triplets", dump, points=(1234567.0,), seeds=(0, 4), max_pairs=9)
-    report = report_text(config, plan, of, "nine pictures")
-    assert f"--study triplets --data {dump} --points 1234567 --seeds 0 4 --max-pairs 9" in report
-    assert "| 8 | 0.03000 ± 0.01000 |" in report
-    assert "| 16 (all) | 0.02000 ± 0.01000 |" in report
-    assert "| teacher | 0.25000 |" in report
-    assert "over 2 seeds, on nine pictures; 2000 steps" in report
+    about = {"triplets": 9, "contents": 2, "styles": 2, "seen in training": ["a"]}
+    record = ablation_record(config, ablation, of, about)
+    assert record["measured on"] == about
+    written = tables(json.loads(json.dumps(record, allow_nan=False)))
+    assert "| MSE, 8 to 16 | -33.3 % | 2 of 3 | **unclear** |" in written["steps"]
+    assert "| LPIPS, 8 to 16 | -20.0 % | 3 of 3 | **better** |" in written["steps"]
+    # The least error is that of 16, not reliably below that of 8.
+    measures = written["measures"].splitlines()
+    assert measures[0].startswith("| triplets | MSE ↓ |")
+    assert measures[2].startswith("| 8 | 0.03000 ± 0.01000 |") and measures[2].endswith("| no |")
+    assert measures[3].startswith("| 16 (all) | 0.02000 ± 0.01000 |")
+    assert measures[4].startswith("| teacher | 0.25000 |")
+    command = f"--vary triplets --data {dump} --points 1234567 --seeds 0 4 --max-pairs 9"
+    assert f"| command | `style-distil study ablations {command}` |" in written["settings"]
+    assert "| steps | 2000 |\n| seeds | 0, 4 |" in written["settings"]
+    assert "| measured on | 9 triplets of 2 contents and 2 styles |" in written["settings"]
+    assert "| also in the training | a |" in written["settings"]
 
 
-def test_the_gram_study_is_beside_l1(dataset):
-    flags = [variant.flags for variant in plan_gram(dataset, np.arange(20)).variants]
+def test_a_variant_can_be_reliably_worse(dump):
+    ablation = Ablation("How many?", "triplets", [Variant("8", 8.0), Variant("16", 16.0)])
+    of = figures(ablation, mse=[(0.04, 0.04, 0.04), (0.01, 0.02, 0.03)])
+    record = ablation_record(AblationConfig("triplets", dump), ablation, of, {})
+    above = [variant["reliably above the lowest MSE"] for variant in record["variants"]]
+    assert above == [True, False]
+    backwards = Ablation("How many?", "triplets", ablation.variants[::-1])
+    steps = ablation_record(AblationConfig("triplets", dump), backwards, of, {})
+    assert steps["steps between variants"][0]["verdict"] == "worse"
+
+
+def test_the_gram_ablation_is_beside_l1(dataset):
+    flags = [variant.flags for variant in vary_gram(dataset, np.arange(20)).variants]
     assert flags == [(), ("--gram-reduction", "mean"), ()]  # "sum" is the default
 
 
@@ -152,10 +175,10 @@ def test_the_gram_study_is_beside_l1(dataset):
     ("study", "points"),
     [
         ("triplets", (2.5,)),
-        ("styles", (0, 4)),
+        ("styles", (0.0, 4.0)),
         ("size", (-1.0,)),
-        ("triplets", (4, 4)),
-        ("gram", (1,)),
+        ("triplets", (4.0, 4.0)),
+        ("gram", (1.0,)),
     ],
 )
 def test_points_that_make_no_curve(study, points, dump):

@@ -1,5 +1,7 @@
 import json
 import shutil
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +13,15 @@ from experiments.ablations import subset
 from experiments.compare_losses import (
     CLAIMS,
     GOLD,
-    HELD_OUT,
+    TRIPLETS,
     CompareConfig,
-    Figures,
+    LossFigures,
+    loss_record,
     objectives,
-    report_text,
-    summary,
-    table,
+    tables,
     verdict,
-    verdicts,
 )
-from experiments.runs import SCRIPTS, TrainingRun, call, ensure_all
+from experiments.runs import TrainingRun, call, ensure_all, teacher_flags
 from experiments.study import MEASURED, ExampleSet
 from student_jax.evaluation.gold_set import GoldSet
 from student_jax.evaluation.overlap import seen_in_training
@@ -41,13 +41,13 @@ def runs_of(*, seeds=3, picture=(0, 0, 0, 0), **changes):
     for seed in range(seeds):
         values = {m: [0.5] * 4 for m in MEASURED}
         values |= {m: [v[seed] + extra for extra in picture] for m, v in changes.items()}
-        runs.append({HELD_OUT: values, GOLD: values})
+        runs.append({TRIPLETS: values, GOLD: values})
     return runs
 
 
 def make_figures(**losses):
-    others = {name: {"teacher": dict.fromkeys(MEASURED, 1.0)} for name in (HELD_OUT, GOLD)}
-    return Figures(losses, dict.fromkeys((HELD_OUT, GOLD), PAIRS), others)
+    others = {name: {"teacher": dict.fromkeys(MEASURED, 1.0)} for name in (TRIPLETS, GOLD)}
+    return LossFigures(losses, dict.fromkeys((TRIPLETS, GOLD), PAIRS), others)
 
 
 FIGURES = make_figures(
@@ -57,22 +57,39 @@ FIGURES = make_figures(
 )
 
 
-def test_verdicts_follow_from_the_figures():
-    by_measure = {
-        (claim.loss, claim.measure): sentence
-        for claim, sentence in zip(CLAIMS, verdicts(FIGURES)[:-1], strict=True)
-    }
+ABOUT = {
+    TRIPLETS: {"triplets": 7, "contents": 3, "styles": 2, "seen in training": ["a", "b"]},
+    GOLD: {"triplets": 10, "contents": 5, "styles": 8, "seen in training": [], "sha256": "f" * 64},
+}
+
+
+def reported(figures, config, objectives=None):
+    """The record and the tables of some figures, as they come from the JSON."""
+    record = loss_record(config, ABOUT, figures, objectives or {})
+    record = json.loads(json.dumps(record, allow_nan=False))
+    return record, tables(record)
+
+
+def test_verdicts_follow_from_the_figures(dump):
+    record, written = reported(FIGURES, CompareConfig(dump))
+    rows = {}
+    for row in record["differences_from_L1"]:
+        rows[row["set"], row["measure"], row["loss"]] = row
     # Of 0.01, 0.01 and 0.02: mean 0.0133, sample deviation 0.0058; all pictures are alike.
-    expected = (
-        "**agrees** on the held-out triplets (L2 − L1: +0.013333 ± 0.005774 over the seeds, "
-        "+0.013333 to +0.013333 over the pictures)"
+    expected = "| MSE, L2 | +0.013333 ± 0.005774 | +0.013333 to +0.013333 | above | **agrees** |"
+    assert expected in written["triplets_differences"]
+    assert expected in written["gold_differences"]
+    assert rows[GOLD, "mse", "L3"]["verdict"] == "disagrees"
+    assert "| MSE, L3 | -0.01" in written["gold_differences"]
+    assert rows[GOLD, "saturation", "L2"]["verdict"] == "undecided"
+    # Of what the talk says about one loss, the other is shown too.
+    assert rows[GOLD, "brightness", "L3"]["verdict"] == "agrees"
+    assert rows[GOLD, "brightness", "L3"]["mean"] == pytest.approx(-0.1)
+    assert rows[GOLD, "brightness", "L2"]["verdict"] is None
+    assert (
+        "| brightness, L2 | +0.0000 ± 0.0000 | +0.0000 to +0.0000 | – | – |"
+        in (written["gold_differences"])
     )
-    assert expected in by_measure["L2", "mse"]
-    assert "**disagrees** on the gold set (L3 − L1: -0.01" in by_measure["L3", "mse"]
-    assert "**undecided** on the gold set (L2" in by_measure["L2", "saturation"]
-    # Of what the study says about one loss, the other is shown too.
-    assert "**agrees** on the gold set (L3 − L1: -0.1" in by_measure["L3", "brightness"]
-    assert "; L2 − L1: +0.0000" in by_measure["L3", "brightness"]
 
 
 @pytest.mark.parametrize(
@@ -93,23 +110,26 @@ def test_a_verdict_takes_seeds_and_pictures(changes, expected):
     seeds = changes.get("seeds", 3)
     others = {loss: runs_of(seeds=seeds) for loss in ("L1", "L3")}
     figures = make_figures(**others, L2=runs_of(**changes))
-    assert verdict(CLAIMS[0], HELD_OUT, figures) == expected
+    assert verdict(CLAIMS[0], TRIPLETS, figures) == expected
 
 
-def test_summary_counts_the_verdicts():
+def test_every_claim_gets_a_verdict(dump):
+    def found(figures):
+        rows = reported(figures, CompareConfig(dump))[0]["differences_from_L1"]
+        return [row["verdict"] for row in rows if row["set"] == TRIPLETS and row["talk"]]
+
     # Agree: L2's error, L3's brightness. Disagree: L3's error. The others do not differ.
-    expected = (
-        "Of 8 comparisons on the held-out triplets 2 agree with the study and 1 disagree; "
-        "undecided: 5."
-    )
-    assert expected in summary(FIGURES)
-    assert "chance alone does in one of 4 cases" in summary(FIGURES)
+    verdicts = found(FIGURES)
+    assert len(verdicts) == len(CLAIMS) == 8
+    counts = {name: verdicts.count(name) for name in ("agrees", "disagrees", "undecided")}
+    assert counts == {"agrees": 2, "disagrees": 1, "undecided": 5}
+    # A verdict takes three seeds.
     alone = make_figures(**{loss: runs_of(seeds=1) for loss in ("L1", "L2", "L3")})
-    assert "undecided: 8. A verdict takes 3 seeds; here there are 1." in summary(alone)
+    assert found(alone) == ["undecided"] * 8
 
 
-def test_table_has_mean_and_spread():
-    lines = table(HELD_OUT, FIGURES).splitlines()
+def test_table_has_mean_and_spread(dump):
+    lines = reported(FIGURES, CompareConfig(dump))[1]["triplets"].splitlines()
     assert [line.split(" |")[0] for line in lines[2:]] == [
         "| **L1**",
         "| **L2**",
@@ -120,25 +140,31 @@ def test_table_has_mean_and_spread():
     assert "0.500 ± 0.000" in lines[2]
 
 
+def test_one_seed_has_no_spread(dump):
+    alone = make_figures(**{loss: runs_of(seeds=1) for loss in ("L1", "L2", "L3")})
+    written = reported(alone, CompareConfig(dump))[1]
+    assert "±" not in written["triplets"] + written["triplets_differences"]
+
+
 def test_report_says_what_was_done(dump):
-    described = {HELD_OUT: "some triplets; one was seen", GOLD: "ten pairs"}
     config = CompareConfig(dump, steps=7, seeds=(0, 4))
-    text = report_text(config, GoldSet.load(), described, FIGURES, ["their terms"])
-    assert "20 triplets of 64 x 64 px" in text
-    assert f"--data {dump} --seeds 0 4 --steps 7" in text
-    assert "the seeds, on some triplets; one was seen." in text
-    assert "## What the losses consist of\n\ntheir terms" in text
-    assert "the students keep L1 50 %, L2 50 %, L3 50 %" in text
+    record, written = reported(FIGURES, config)
+    assert "| triplets | 20 |\n| size (px) | 64, 64 |" in written["settings"]
+    assert f"--data {dump} --seeds 0 4 --steps 7` |" in written["settings"]
+    assert "| from | random weights |" in written["settings"]
+    assert "| triplets | 7 | 3 | 2 | a, b |" in written["sets"]
+    assert "| gold set ffffffff | 10 | 5 | 8 | none |" in written["sets"]
+    assert "| 50 % | 50 % | 50 % |" in written["sharpness"]
+    assert record["sets"] == ABOUT
 
 
-def test_objectives_say_how_little_of_a_loss_a_term_is(tmp_path):
+def test_objectives_say_how_little_of_a_loss_a_term_is(dump, tmp_path):
     runs = {}
     for loss, gram in (("L1", None), ("L2", 2.0), ("L3", 2.0)):
-        run = TrainingRun(tmp_path, Path("x"), None, loss, 0, steps=10)
+        run = TrainingRun(root=tmp_path, data=Path("x"), loss=loss, seed=0, steps=10)
         run.__dict__["workdir"] = workdir = tmp_path / loss
         workdir.mkdir()
-        config = {"clip_norm": 1.0, "features": "vgg16", "features_crop": 64}
-        (workdir / "config.json").write_text(json.dumps(config | {"gram_reduction": "sum"}))
+        (workdir / "config.json").write_text(json.dumps({"clip_norm": 1.0}))
         pixel = {"L1": 1.0, "L2": 0.5, "L3": 0.7}[loss]
         lines = []
         for step, norm in ((1, 9.0), (10, 0.5)):
@@ -148,15 +174,14 @@ def test_objectives_say_how_little_of_a_loss_a_term_is(tmp_path):
             lines += [json.dumps(line), json.dumps({"step": step, "validation_mse": 1.0})]
         (workdir / "metrics.jsonl").write_text("\n".join(lines))
         runs[loss] = [run]
-    text = "\n".join(objectives(runs))
-    assert "| **L1** | 0.01000 | – | 0.00 % | 0.5 | 50 % |" in text
+    made_of = objectives(runs)
+    text = tables(reported(FIGURES, CompareConfig(dump), made_of)[0])["objectives"]
+    assert "| **L1** | 1, 0 | 0.01000 | – | 0.00 % | 0.5 | 50 % |" in text
     # 0.5 x 2 of 0.5 x 2 + 0.5 x 0.01, and 0.3 x 2 of 0.3 x 2 + 0.7 x 0.01.
-    assert "| **L2** | 0.01000 | 2.000 | 99.50 % | 0.5 | 50 % |" in text
-    assert "| **L3** | 0.01000 | 2.000 | 98.85 % | 0.5 | 50 % |" in text
-    assert "almost one objective" in text
-    assert "vgg16 on crops of 64 px" in text
+    assert "| **L2** | 0.5, 0.5 | 0.01000 | 2.000 | 99.50 % | 0.5 | 50 % |" in text
+    assert "| **L3** | 0.7, 0.3 | 0.01000 | 2.000 | 98.85 % | 0.5 | 50 % |" in text
     (tmp_path / "L3" / "metrics.jsonl").write_text("")
-    assert objectives(runs) == ["The trainings were too short to log a step."]
+    assert objectives(runs) == {}
 
 
 def test_runs_share_all_but_loss_and_seed(dump, tmp_path):
@@ -172,7 +197,9 @@ def test_runs_share_all_but_loss_and_seed(dump, tmp_path):
 
 def test_runs_are_found_by_pictures_not_by_names(dump, tmp_path):
     def workdir(data):
-        return TrainingRun(tmp_path, data, dump, "L1", 0, steps=5).workdir
+        return TrainingRun(
+            root=tmp_path, data=data, validation=dump, loss="L1", seed=0, steps=5
+        ).workdir
 
     shutil.copytree(dump, tmp_path / "copy")
     assert workdir(dump) == workdir(tmp_path / "copy")
@@ -202,11 +229,14 @@ def test_pictures_of_the_training_are_named(dump, tmp_path):
     writer.write_shard(0, np.array(contents[:3]))
     other = TripletDataset(tmp_path / "other")
     assert seen_in_training(dataset, train, other, np.arange(3)) == ["copy1.png"]
-    described = ExampleSet([(other, [0, 1, 2])]).described(dataset, train)
-    assert described == (
-        "3 triplets of 2 contents and 2 styles, of which the training had copy1.png"
-    )
-    assert ExampleSet([(other, [1])]).described(dataset, train).endswith("the training had none")
+    about = ExampleSet([(other, [0, 1, 2])]).about(dataset, train)
+    assert about == {
+        "triplets": 3,
+        "contents": 2,
+        "styles": 2,
+        "seen in training": ["copy1.png"],
+    }
+    assert ExampleSet([(other, [1])]).about(dataset, train)["seen in training"] == []
 
 
 def test_measures_of_other_pictures_are_not_kept(dump, tmp_path, monkeypatch):
@@ -223,14 +253,15 @@ def test_measures_of_other_pictures_are_not_kept(dump, tmp_path, monkeypatch):
 def test_finished_runs_are_kept(dump, tmp_path, monkeypatch, capsys):
     calls = []
     monkeypatch.setattr("experiments.runs.call", lambda *flags: calls.append(flags))
-    run = TrainingRun(tmp_path, dump, None, "L1", 0, steps=5)
+    run = TrainingRun(root=tmp_path, data=dump, loss="L1", seed=0, steps=5)
     run.ensure()
     (run.workdir / "checkpoints" / "5").mkdir(parents=True)
     ensure_all([run, run])
     assert len(calls) == 1
+    assert calls[0][:2] == ("train", "mini")
     assert {"--resume", "--steps", "5", "--workdir"} <= set(calls[0])
     assert "run 2 of 2, kept" in capsys.readouterr().out
-    assert not TrainingRun(tmp_path, dump, None, "L1", 0, steps=6).finished
+    assert not replace(run, steps=6).finished
 
 
 def test_sigterm_reaches_the_command(tmp_path, monkeypatch):
@@ -241,9 +272,9 @@ def test_sigterm_reaches_the_command(tmp_path, monkeypatch):
         "os.kill(os.getppid(), signal.SIGTERM)\n"
         "time.sleep(600)\n"
     )
-    monkeypatch.setattr("experiments.runs.SCRIPTS", tmp_path)
+    monkeypatch.setattr("experiments.runs.COMMAND", (sys.executable, str(tmp_path / "waits.py")))
     with pytest.raises(KeyboardInterrupt):
-        call("waits.py")
+        call("train")
 
 
 def test_a_missing_test_set_is_told_before_any_training(dump, tmp_path, monkeypatch):
@@ -255,9 +286,9 @@ def test_a_missing_test_set_is_told_before_any_training(dump, tmp_path, monkeypa
 
 def test_a_failing_command_is_named(tmp_path, monkeypatch):
     (tmp_path / "fails.py").write_text("raise SystemExit(3)")
-    monkeypatch.setattr("experiments.runs.SCRIPTS", tmp_path)
-    with pytest.raises(InputError, match=r"fails\.py ended with status 3"):
-        call("fails.py")
+    monkeypatch.setattr("experiments.runs.COMMAND", (sys.executable, str(tmp_path / "fails.py")))
+    with pytest.raises(InputError, match='"style-distil dump" ended with status 3'):
+        call("dump", "--flag")
 
 
 def test_data_that_do_not_name_their_teacher(dump, tmp_path):
@@ -265,17 +296,46 @@ def test_data_that_do_not_name_their_teacher(dump, tmp_path):
         module.stylise_gold_set(CompareConfig(dump, out=tmp_path), GoldSet.load())
 
 
-def test_scripts_are_where_they_are_called():
-    assert (SCRIPTS / "train_flax.py").is_file() and (SCRIPTS / "dump_teacher.py").is_file()
+SETTINGS = {
+    "num_steps": 10,
+    "gamma": 0.5,
+    "injection_layers": [6, 7],
+    "convention": "paper",
+    "adain_init": True,
+    "inject_attention": False,
+}
+
+
+def test_a_teacher_is_asked_for_by_its_manifest():
+    settings = {"styleid": SETTINGS, "dtype": "bfloat16", "seed": 3}
+    flags = {
+        "--teacher": ["styleid"],
+        "--model": ["mini"],
+        "--steps": ["10"],
+        "--gamma": ["0.5"],
+        "--injection-layers": ["6", "7"],
+        "--convention": ["paper"],
+        "--adain-init": [],
+        "--no-inject-attention": [],
+        "--dtype": ["bfloat16"],
+        "--seed": ["3"],
+    }
+    expected = [word for flag, words in flags.items() for word in (flag, *words)]
+    new = {"settings": {"teacher": "styleid"} | settings, "provenance": {"model": "mini"}}
+    assert teacher_flags(new) == expected
+    # Datasets of version 0.1.0 called the weights the teacher.
+    old = {"settings": settings, "provenance": {"teacher": "mini"}}
+    assert teacher_flags(old) == expected
+    assert teacher_flags(old, "elsewhere")[3] == "elsewhere"
 
 
 @pytest.mark.slow  # three trainings, and programs that compile
 def test_the_experiment_and_its_continuation(dump, tmp_path, monkeypatch, capfd):
     calls = []
 
-    def call_here(script, preset, *flags):
+    def call_here(command, preset, *flags):
         """In this process, which has everything imported."""
-        calls.append((script, preset))
+        calls.append((command, preset))
         default = TrainConfig.mini(("",), Path())
         # All with L1, whose program compiles fastest and is then kept for the other two.
         args = ["L1" if flag in ("L2", "L3") else flag for flag in flags]
@@ -300,9 +360,9 @@ def test_the_experiment_and_its_continuation(dump, tmp_path, monkeypatch, capfd)
         max_pairs=1,
     )
     module.compare_losses(config)
-    assert calls == [("train_flax.py", "mini")] * 3
+    assert calls == [("train", "mini")] * 3
     text = (tmp_path / "losses.md").read_text()
-    assert "## Against the study" in text
+    assert "<!-- table: gold_differences -->" in text
     figures = json.loads((tmp_path / "losses.json").read_text())
     assert len(figures["losses"]["L2"]) == 1
     assert (tmp_path / "losses_gold.jpg").is_file()

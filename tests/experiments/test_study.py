@@ -6,6 +6,7 @@ import tyro
 
 from experiments.ablations import AblationConfig
 from experiments.compare_losses import CompareConfig
+from experiments.cost import CostConfig
 from experiments.study import command_line, kept
 from triplets import InputError
 
@@ -17,16 +18,20 @@ DATA = Path("my data")
     [
         AblationConfig("gram", DATA),
         AblationConfig("size", DATA, test=DATA, points=(0.25, 2.0), flags="--crop-size 96"),
+        CostConfig(sizes=(64, 128), device="cpu", fresh=True),
         CompareConfig(DATA, seeds=(3, 4), init_from="mini", flags="--batch-size 4", max_pairs=8),
     ],
 )
 def test_a_report_shows_the_command_that_makes_it(config):
-    assert tyro.cli(type(config), args=shlex.split(command_line(config))) == config
+    program, study, name, *args = shlex.split(command_line("NAME", config))
+    assert (program, study, name) == ("style-distil", "study", "NAME")
+    assert tyro.cli(type(config), args=args) == config
 
 
 def test_the_command_leaves_out_where_things_lie():
-    config = AblationConfig("styles", DATA, points=(24.0, 64), out=DATA, report=DATA)
-    assert command_line(config) == "--study styles --data 'my data' --points 24 64"
+    config = AblationConfig("styles", DATA, points=(24.0, 64.0), out=DATA, report=DATA)
+    flags = "--vary styles --data 'my data' --points 24 64"
+    assert command_line("ablations", config) == f"style-distil study ablations {flags}"
 
 
 def test_figures_are_taken_once(tmp_path):
