@@ -348,11 +348,7 @@ def loss_record(
 
 
 def difference(loss: str, measure: str, of: str, figures: LossFigures) -> dict[str, object]:
-<<<<<<< HEAD
-    """By how much a loss lies above L1 on a set, how reliable that is, and what was claimed."""
-=======
     """By how much a loss lies above L1 on a set, how reliably, and what the talk claims of it."""
->>>>>>> evaluation
     differences = figures.differences(loss, measure, of)
     mean, deviation = mean_and_spread(differences.mean(axis=1).tolist())
     low, high = interval(differences.mean(axis=0), figures.pairs[of])

@@ -22,12 +22,7 @@ from triplets import InputError
 CARDS_GB = (2, 4, 6, 8, 10, 12, 16, 24, 32, 48, 80)
 """Memory of common GPUs."""
 CONTEXT_BYTES = 0.5e9
-<<<<<<< HEAD
-"""What a GPU's driver and libraries take beside the program, about. For models that were measured
-on a CPU, the smallest GPU is an estimate."""
-=======
 """What a GPU's driver and libraries take beside the program, about."""
->>>>>>> evaluation
 SIZE_MULTIPLE = 64
 """Sides in pixels suit Stable Diffusion's autoencoder and UNet, and all students."""
 TILE = 8
