@@ -2,7 +2,7 @@
 
 from command import run
 
-from student_jax.weights.published import ExportConfig, export_weights
+from student_jax.students.sttr.published import ExportConfig, export_weights
 
 if __name__ == "__main__":
     run(export_weights, ExportConfig, __doc__)

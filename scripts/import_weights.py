@@ -2,7 +2,7 @@
 
 from command import run
 
-from student_jax.weights.published import ImportConfig, import_weights
+from student_jax.students.sttr.published import ImportConfig, import_weights
 
 if __name__ == "__main__":
     run(import_weights, ImportConfig, __doc__)
