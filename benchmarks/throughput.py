@@ -33,9 +33,7 @@ from flax import nnx
 from fresh_process import table_cells
 
 from student_jax.nets.flops import count_flops
-from student_jax.students.sttr.config import STTRConfig
-from student_jax.students.sttr.model import STTR
-from student_jax.students.sttr.position_encoding import position_encoding
+from student_jax.student import Student, build_student
 from student_jax.training.config import TrainConfig
 from student_jax.training.objective import LOSSES, make_objective
 from student_jax.training.progress import peak_flops
@@ -165,23 +163,23 @@ def stages(worker: Worker) -> list[tuple[str, int, float]]:
     def part(function):
         return lambda state, *args: function(nnx.merge(graphdef, state), *args)
 
-    def flat(grid):
-        return grid.reshape(grid.shape[0], -1, grid.shape[-1])
-
-    encode_style = program(part(STTR.encode_style), state, style)
-    encode_content = program(part(STTR.encode_content), state, content)
-    memory = encode_style.call()
-    grid, skips = encode_content.call()
-    h, w = grid.shape[1:3]
-    position = position_encoding(jnp.zeros((1, h, w), bool), model.config.hidden_dim)
-    transform = program(part(STTR.transform), state, flat(grid), flat(position), (memory,))
-    painted = transform.call().reshape(*grid.shape[:3], -1)
-    paint = program(part(STTR.paint), state, painted, skips)
+    encode_style = program(part(lambda model, x: model.encode_style(x)), state, style)
+    encode = program(part(lambda model, x: model.tiles.encode(x)), state, content)
+    memory, tokens = encode_style.call(), encode.call()
+    context = program(part(lambda model, x: model.tiles.context(x)), state, tokens).call()
+    transform = program(
+        part(lambda model, *args: model.tiles.transform(*args, None)),
+        *(state, tokens, context, (memory,)),
+    )
+    # Skips are computed here again, as for a tile.
+    decode = program(
+        part(lambda model, *args: model.tiles.decode(*args)), state, content, transform.call()
+    )
     parts = {
         "style: backbone and encoder": encode_style,
-        "content: backbone": encode_content,
+        "content: backbone": encode,
         "decoder": transform,
-        "tail": paint,
+        "tail": decode,
     }
     return [
         (name, run.flops, seconds_each(run.call, worker.seconds)) for name, run in parts.items()
@@ -243,10 +241,11 @@ def program(function: Callable, *args, donate: bool = False) -> Program:
     return Program(call, count_flops(traced.jaxpr), held)
 
 
-def student_and_pictures(worker: Worker, **changes) -> tuple[STTR, jax.Array, jax.Array]:
+def student_and_pictures(worker: Worker, **changes) -> tuple[Student, jax.Array, jax.Array]:
     """A student of random numbers, contents and styles."""
-    config = dataclasses.replace(getattr(STTRConfig, worker.preset)(), **changes)
-    model = STTR(config, dtype=jnp.dtype(worker.dtype), rngs=nnx.Rngs(0))
+    preset = getattr(TrainConfig, worker.preset)((), Path())
+    config = dataclasses.replace(preset.model, **changes)
+    model = build_student(config, dtype=jnp.dtype(worker.dtype), rngs=nnx.Rngs(0))
     shape = (worker.batch, worker.size, worker.size, 3)
     content, style = (jax.random.uniform(jax.random.key(i), shape) for i in range(2))
     return model, content, style
@@ -271,14 +270,14 @@ def training(worker: Worker) -> Program:
         dtype=worker.dtype,
     )
     graphdef, variables = nnx.split(model)
-    tx = make_optimiser(settings)
+    tx = make_optimiser(settings, model.learning_group)
     objective, features = make_objective(LOSSES["L1"], None, "sum")
     step = partial(train_step, graphdef=graphdef, objective=objective, tx=tx, config=settings)
     rng = np.random.default_rng(0)
     shape = (worker.batch, worker.size, worker.size, 3)
     names = ("content", "style", "stylised")
     batch = {name: jnp.asarray(rng.integers(0, 256, shape, np.uint8)) for name in names}
-    state = create_train_state(variables, settings.model, tx)
+    state = create_train_state(variables, model.learning_group, tx)
     return program(step, state, batch, features, donate=True)
 
 

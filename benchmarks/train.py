@@ -19,13 +19,15 @@ from pathlib import Path
 import jax
 import numpy as np
 import tyro
+from flax import nnx
 
 from student_jax.nets.flops import count_flops
+from student_jax.student import Student
 from student_jax.training import sharding
 from student_jax.training.config import TrainConfig
 from student_jax.training.data import load_sources, training_batches
 from student_jax.training.objective import LOSSES, load_features, make_objective
-from student_jax.training.train import initial_weights
+from student_jax.training.train import initial_student
 from student_jax.training.train_state import create_train_state, make_optimiser
 from student_jax.training.train_step import train_step
 from triplets import ImageSet, TripletWriter
@@ -94,7 +96,9 @@ def pipeline(data: str, size: int, batch_size: int, num_workers: int) -> float:
     return rate
 
 
-def prepare(data: str, size: int, batch_size: int, student: tuple, changes: dict) -> tuple:
+def prepare(
+    data: str, size: int, batch_size: int, student: tuple[Student, nnx.State], changes: dict
+) -> tuple:
     """A compiled step, its state, batch and feature parameters, and its arithmetic in FLOP."""
     settings = dataclasses.replace(
         TrainConfig.mini((data,), Path()),
@@ -105,15 +109,16 @@ def prepare(data: str, size: int, batch_size: int, student: tuple, changes: dict
     weights = LOSSES[settings.loss]
     network = load_features("vgg16", "") if weights.need_features else None
     objective, features = make_objective(weights, network, "sum", settings.features_crop)
-    graphdef, variables = student
-    tx = make_optimiser(settings)
+    model, variables = student
+    graphdef = nnx.graphdef(model)
+    tx = make_optimiser(settings, model.learning_group)
     sources, _ = load_sources([data], None, 0.1)
     batch = next(
         training_batches(sources, batch_size=batch_size, crop_size=size, seed=0, num_workers=0)
     )
     del batch["record"]
     step = partial(train_step, graphdef=graphdef, objective=objective, tx=tx, config=settings)
-    state = create_train_state(variables, settings.model, tx)
+    state = create_train_state(variables, model.learning_group, tx)
     batch = sharding.shard_batch(batch, sharding.make_mesh())
     traced = jax.jit(step, donate_argnums=0).trace(state, batch, features)
     return traced.lower().compile(), state, batch, features, count_flops(traced.jaxpr)
@@ -126,7 +131,7 @@ def measure(data: str, size: int, config: BenchmarkConfig) -> None:
         f"\n{size} px, batch {config.batch_size}: the pipeline alone gives {rates[0]:.0f} "
         f"triplets/s with threads, {rates[1]:.0f} with 2 processes\n"
     )
-    student = initial_weights(TrainConfig.mini((data,), Path()))
+    student = initial_student(TrainConfig.mini((data,), Path()))
     programs = {
         name: prepare(data, size, config.batch_size, student, changes)
         for name, changes in OBJECTIVES.items()

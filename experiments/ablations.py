@@ -36,8 +36,8 @@ from student_jax.compilation import enable_compilation_cache
 from student_jax.evaluation.examples import spread
 from student_jax.evaluation.judge import MEASURES, Judge
 from student_jax.evaluation.report import cell, finite, heading, markdown_rows
-from student_jax.students.sttr.config import STTRConfig
-from student_jax.students.sttr.model import STTR
+from student_jax.student import StudentConfig, build_student
+from student_jax.students import MiniConfig
 from student_jax.training.data import split_triplets
 from triplets import ImageSet, InputError, TripletDataset, TripletWriter
 from triplets.atomic import atomic_write
@@ -217,7 +217,7 @@ def vary_size(
     dataset: TripletDataset, train: Int[np.ndarray, " p"], points: Sequence[float] = ()
 ) -> Ablation:
     """The mini student, and students with multiples of its widths, by default half and twice."""
-    mini = STTRConfig.mini()
+    mini = MiniConfig()
     # What heads, the position encoding and the tail's halvings divide.
     unit = math.lcm(4, mini.num_heads, mini.content_stride)
     variants = []
@@ -262,9 +262,9 @@ ABLATIONS: dict[Varied, Callable[..., Ablation]] = {
 }
 
 
-def count_parameters(config: STTRConfig) -> int:
+def count_parameters(config: StudentConfig) -> int:
     """Trained numbers of a student."""
-    model = nnx.eval_shape(lambda: STTR(config, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: build_student(config, rngs=nnx.Rngs(0)))
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
 
 

@@ -1,8 +1,7 @@
-"""The student: a small transformer that learns a diffusion teacher's style transfer."""
+"""The students: small networks that learn a diffusion teacher's style transfer."""
 
 from student_jax.inference.stylist import Stylist
 from student_jax.nets.vgg import VGG16, VGG19
-from student_jax.students.sttr.config import STTRConfig
-from student_jax.students.sttr.model import STTR
+from student_jax.students import STTR, MiniConfig, MiniStudent, STTRConfig
 
-__all__ = ["STTR", "VGG16", "VGG19", "STTRConfig", "Stylist"]
+__all__ = ["STTR", "VGG16", "VGG19", "MiniConfig", "MiniStudent", "STTRConfig", "Stylist"]

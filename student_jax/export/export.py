@@ -1,6 +1,7 @@
 """Students in formats that other programs read: safetensors, StableHLO, ONNX."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -12,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from student_jax.students.sttr.model import STTR
+from student_jax.student import Student
 from student_jax.weights.folder import open_student, push_to_hub, save_pretrained
 from triplets import InputError
 from triplets.atomic import atomic_write, make_folder
@@ -28,10 +29,11 @@ class ExportConfig:
     out: Path
     """Folder for the files."""
     checkpoint: str = "mini"
-    """"mini" (the bundled student), the workdir of a training run, an exported folder or file."""
+    """"mini" (the bundled student), the workdir of a training run, an exported folder or file, or
+    OWNER/NAME on the Hugging Face Hub."""
     step: Literal["best", "latest"] | int = "best"
-    """Which checkpoint of a training run; "best" has the smallest squared error, but of a run with
-    another loss than L1 it is the latest: that error would choose the smoothest pictures."""
+    """Which checkpoint of a training run. best: lowest validation MSE for runs with L1, the latest
+    step for other losses (MSE prefers blurry pictures)."""
     formats: tuple[Format, ...] = get_args(Format)
     """Which formats."""
     sizes: tuple[int, ...] = (256, 512)
@@ -83,7 +85,7 @@ def export(config: ExportConfig) -> None:
         print(f"pushed to {push_to_hub(config.out, config.push_to)}")
 
 
-def to_stablehlo(model: STTR, size: int, style_size: int) -> bytes:
+def to_stablehlo(model: Student, size: int, style_size: int) -> bytes:
     """A `jax.export` artefact for CPU and CUDA, with the weights inside.
 
     It takes content [b size size 3] and style [b style_size style_size 3], float32 in [0, 1], for
@@ -111,7 +113,7 @@ def to_stablehlo(model: STTR, size: int, style_size: int) -> bytes:
         ) from error
 
 
-def to_onnx(model: STTR, size: int, style_size: int) -> bytes:
+def to_onnx(model: Student, size: int, style_size: int) -> bytes:
     """An ONNX model (opset 18) with the weights inside.
 
     Inputs "content" [1 size size 3] and "style" [1 style_size style_size 3], output "stylised",
@@ -133,7 +135,9 @@ def to_onnx(model: STTR, size: int, style_size: int) -> bytes:
     ).SerializeToString()
 
 
-def _predictor(model: STTR):
+def _predictor(
+    model: Student,
+) -> Callable[[Float[Array, "b h w 3"], Float[Array, "b h2 w2 3"]], Float[Array, "b h w 3"]]:
     graphdef, state = nnx.split(model)
 
     def predict(

@@ -2,8 +2,9 @@
 
     python -m student_jax.inference.cost MODEL SIZE count|run
 
-prints one line of JSON. MODEL is "mini" or "reference", with untrained weights, since costs do not
-depend on their values, or a student's folder. scripts/cost.py calls this.
+prints one line of JSON. MODEL is the name of a registered student, such as "mini" and "sttr", with
+its default architecture and untrained weights, since costs do not depend on their values;
+"reference", which is "sttr"; or a student's folder. `style-distil study cost` calls this.
 """
 
 import json
@@ -17,26 +18,27 @@ import numpy as np
 from flax import nnx
 
 from student_jax.nets.flops import count_flops
-from student_jax.students.sttr.config import STTRConfig
-from student_jax.students.sttr.model import STTR
+from student_jax.student import STUDENTS, Student, build_student, count_parameters
 from student_jax.weights.folder import open_student
 from triplets import InputError
 from triplets.memory import PeakGrowth
 
-PRESETS = {"mini": STTRConfig.mini, "reference": STTRConfig.reference}
+ALIASES = {"reference": "sttr"}
+"""What the presets of a training call a student."""
 SMALL = 64
-"""Pixels a side of the picture that sets things up."""
+"""Side in pixels of the picture that sets things up."""
 
 
-def build(model: str) -> STTR:
-    """A student by preset or folder."""
-    if model not in PRESETS:
+def build(model: str) -> Student:
+    """A student by name or folder."""
+    name = ALIASES.get(model, model)
+    if name not in STUDENTS:
         return open_student(model)
-    return nnx.jit(lambda: STTR(PRESETS[model](), rngs=nnx.Rngs(0)))()
+    return nnx.jit(lambda: build_student(STUDENTS[name].config(), rngs=nnx.Rngs(0)))()
 
 
-def program(model: STTR):
-    """The prediction as a pure function of (state, content, style), and the state."""
+def program(model: Student) -> tuple[Callable[..., jax.Array], nnx.State]:
+    """The jitted prediction as a pure function of (state, content, style), and the state."""
     graphdef, state = nnx.split(model)
     return jax.jit(lambda s, content, style: nnx.merge(graphdef, s)(content, style)), state
 
@@ -47,15 +49,14 @@ def count(name: str, size: int) -> dict[str, int]:
     predict, state = program(model)
     image = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
     flops = count_flops(predict.trace(state, image, image).jaxpr)
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
-    return {"parameters": parameters, "flops": flops}
+    return {"parameters": count_parameters(model), "flops": flops}
 
 
 def run(name: str, size: int) -> dict[str, int | float | str | None]:
     """Seconds (the median of five, compilation left out) and peak memory in bytes of one picture.
 
     The memory of a GPU is the peak of its allocator; that of a CPU is the weights and what the
-    process grows by for the first picture, None where the system does not tell.
+    process grows by for the first picture, None where the system does not report it.
     """
     predict, state = program(build(name))
 

@@ -4,77 +4,53 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from jaxtyping import Float, Float32
+from jaxtyping import Array, Float, Float32, Int
 
 from student_jax.inference.pictures import PictureLike, float_pixels, mask_pixels, resize
-from student_jax.inference.tiling import MIN_TOKENS, bucket, mirror_pad, nearest_bucket, ramp, spans
+from student_jax.inference.plan import Plan, make_plan, padded_size, token_grid
+from student_jax.inference.programs import Programs
+from student_jax.inference.tiling import (
+    MIN_TOKENS,
+    Span,
+    core_slices,
+    cut,
+    is_grid,
+    mirror_pad,
+    nearest_bucket,
+    ramp,
+    spans,
+    tile_slices,
+)
 from student_jax.nets.colour import LUMA
-from student_jax.students.sttr.model import STTR
-from student_jax.students.sttr.position_encoding import position_encoding
-from student_jax.students.sttr.transformer import StyleMemory
+from student_jax.student import Memory, Student, TileRule, Tokens
 from triplets import InputError
 
 STYLE_SIZE = 256
 MAX_MEMORY = 4 * 2**30
 
-HALO = 8
-"""Tokens around a tile's answer that it reads: more than backbone and tail look beyond a token."""
-
-TILE_SIDES = (2048, 1024, 512)
-"""Sides of tiles in pixels, tried from the largest."""
-
-FLOAT_BYTES = 4
-
-RUNTIME_BYTES = 80 * 2**20
-"""Taken beside what the compiler plans for a program, measured by benchmarks/large_pictures.py."""
-
 
 class EncodedStyle(NamedTuple):
     """What a student keeps of a style, or of a mixture of styles, for any number of contents."""
 
-    memories: tuple[StyleMemory, ...]
+    memories: tuple[Memory, ...]
+    """What the student's `encode_style` returned."""
     weights: Float32[np.ndarray, " s"] | None
     """Of the styles of a mixture, with sum 1; None for one style."""
 
 
-class Plan(NamedTuple):
-    """How a picture is to be handled within the memory."""
-
-    size: tuple[int, int]
-    """Height and width of the picture in pixels."""
-    tile: tuple[int, int] | None
-    """Height and width of the tiles; None: the picture is handled whole."""
-    window: tuple[int, int] | None
-    """Height and width, in tokens, within which tokens attend to each other; None: all of them."""
-    bytes: int
-    """Memory that the largest program takes, and what is held beside it."""
-    batch: int = 1
-    """How many pictures are handled together."""
-
-    def __str__(self) -> str:
-        how = "whole" if self.tile is None else f"in tiles of {self.tile[1]} x {self.tile[0]} px"
-        attention = "exact attention"
-        if self.window:
-            attention = f"attention within windows of {self.window[1]} x {self.window[0]} tokens"
-        return (
-            f"{self.size[1]} x {self.size[0]} px: {how}, {attention}, {self.bytes / 2**20:.0f} MiB"
-        )
-
-
 class Stylist:
-    """Stylises pictures with one student.
+    """Stylises pictures with one student, any that follows `student.Student`.
 
     Contents are padded to a few sizes with their mirror image, and styles resized, so that many
     sizes share few compiled programs. A picture too large for the memory is cut into overlapping
-    tiles where only neighbours matter (backbone and tail) and stays whole where all tokens meet
-    (the decoder), so that the result is the same; only where even that does not fit, tokens attend
-    within overlapping windows.
+    tiles if the student has a `TileRule`: in tiles where only neighbours matter and whole where all
+    tokens meet, so that the result is the same. If even the tokens do not fit, they attend within
+    overlapping windows. The result of a student without that rule is exact or an error.
 
     Args:
         model: the student.
@@ -84,18 +60,14 @@ class Stylist:
     """
 
     def __init__(
-        self, model: STTR, *, style_size: int | None = STYLE_SIZE, max_memory: int = MAX_MEMORY
+        self, model: Student, *, style_size: int | None = STYLE_SIZE, max_memory: int = MAX_MEMORY
     ):
-        graphdef, self._state = nnx.split(model)
-        self._config = model.config
-        self._token_dim, self._painted_dim = model.token_dim, model.painted_dim
+        self._programs = Programs(model)
+        self._content_stride = model.config.content_stride
+        self._style_stride = model.config.style_stride
+        self._halo = None if model.tiles is None else model.tiles.halo
         self._style_size = style_size
         self.max_memory = max_memory
-        self._functions = {
-            function: jax.jit(partial(function, graphdef))
-            for function in (_encode_style, _decode, _encode_tile, _transform, _paint_tile)
-        }
-        self._programs: dict[Any, _Program] = {}
 
     @classmethod
     def from_pretrained(
@@ -104,7 +76,8 @@ class Stylist:
         step: int | Literal["best", "latest"] = "best",
         **options,
     ) -> "Stylist":
-        """A student by name: "mini", a workdir, an exported folder or file, or hf://OWNER/NAME.
+        """A student by name: "mini", a workdir, an exported folder or file, or a repository of the
+        Hugging Face Hub, OWNER/NAME or hf://OWNER/NAME[@REVISION].
 
         Raises:
             InputError: nothing usable there.
@@ -128,7 +101,7 @@ class Stylist:
 
     @property
     def num_programs(self) -> int:
-        """Programs that were compiled so far."""
+        """Programs compiled so far."""
         return len(self._programs)
 
     def encode_style(
@@ -155,7 +128,7 @@ class Stylist:
         pixels = float_pixels("style", style)
         h, w = self._fitted_style_size(*pixels.shape[-3:-1])
         fitted = np.stack([resize(x, h, w) for x in pixels.reshape(-1, *pixels.shape[-3:])])
-        return EncodedStyle((self._run(_encode_style, fitted),), None)
+        return EncodedStyle((self._programs.run(_encode_style, fitted),), None)
 
     def __call__(
         self,
@@ -179,7 +152,7 @@ class Stylist:
             preserve_colour: change only the luminance (Gatys et al., "Preserving Color in Neural
                 Artistic Style Transfer", 2016, section 3.1).
             mask: share of the effect that each pixel gets; see `pictures.mask_pixels`.
-            plan: what `plan` returned for a content of this size, if the caller has asked already.
+            plan: what `plan` returned for contents of this size, if the caller asked already.
 
         Raises:
             InputError: unreadable pictures, pixels or a strength outside [0, 1], batches that do
@@ -198,7 +171,7 @@ class Stylist:
         if mask is not None:
             share = share * mask_pixels(mask, pixels.shape)
         contents = pixels.reshape(-1, *pixels.shape[-3:])
-        num_styles = max(len(memory.tokens) for memory in encoded.memories)
+        num_styles = max(map(_batch_size, encoded.memories))
         if num_styles not in (1, len(contents)):
             raise InputError(
                 f"{num_styles} styles for {len(contents)} contents; expected 1 or as many."
@@ -213,47 +186,21 @@ class Stylist:
     def plan(self, height: int, width: int, style: EncodedStyle, batch: int = 1) -> Plan:
         """How contents of this size are handled within `max_memory`.
 
+        What a program takes is only known once it is compiled. So this compiles the programs of
+        the ways that it tries, unless they are there already; the pictures then use the same.
+
         Raises:
-            InputError: the memory does not even suffice for the smallest tiles.
+            InputError: the memory does not even suffice for the smallest tiles, or not for the
+                whole picture and the student has no `TileRule`.
         """
-        stride = self._config.content_stride
-        padded = (bucket(height, stride), bucket(width, stride))
-        content = jax.ShapeDtypeStruct((batch, *padded, 3), np.float32)
-        whole = self._bytes(_decode, content, self._size(height, width, padded), *style)
-        whole += batch * 3 * FLOAT_BYTES * (height * width + padded[0] * padded[1]) + RUNTIME_BYTES
-        if whole <= self.max_memory:
-            return Plan((height, width), None, None, whole, batch)
-        if batch > 1:
-            return self.plan(height, width, _row(style, 0))
-        h, w = self._tokens(height, width)
-        # The picture as it is, padded, and stylised; content tokens, their positions and results.
-        dims = (self._token_dim, self._config.hidden_dim, self._painted_dim)
-        held = FLOAT_BYTES * h * w * (3 * 3 * stride**2 + sum(dims)) + RUNTIME_BYTES
-        for side in TILE_SIDES:
-            tile = (min(h, side // stride), min(w, side // stride))
-            if any(
-                part <= 2 * HALO and part < all_ for part, all_ in zip(tile, (h, w), strict=True)
-            ):
-                continue
-            pixels = jax.ShapeDtypeStruct((1, tile[0] * stride, tile[1] * stride, 3), np.float32)
-            grid = jax.ShapeDtypeStruct((1, *tile, self._painted_dim), np.float32)
-            # Memory of one program is not always free again when the next one starts: twice.
-            programs = (self._bytes(_encode_tile, pixels), self._bytes(_paint_tile, pixels, grid))
-            tiles = held + 2 * max(programs)
-            if tiles > self.max_memory:
-                continue
-            in_pixels = (tile[0] * stride, tile[1] * stride)
-            for window in ((h, w), tile):
-                tokens = jax.ShapeDtypeStruct((1, *window, self._token_dim), np.float32)
-                position = jax.ShapeDtypeStruct((1, *window, self._config.hidden_dim), np.float32)
-                transform = self._bytes(_transform, tokens, position, *style)
-                needed = max(tiles, held + max(programs) + transform)
-                if needed <= self.max_memory:
-                    part = None if window == (h, w) else window
-                    return Plan((height, width), in_pixels, part, needed)
-        raise InputError(
-            f"{width} x {height} px do not fit into {self.max_memory / 2**20:.0f} MiB; give more "
-            "memory, or make the picture smaller."
+        return make_plan(
+            height,
+            width,
+            batch,
+            stride=self._content_stride,
+            halo=self._halo,
+            max_memory=self.max_memory,
+            needs=_CompiledBytes(self._programs, self._content_stride, style),
         )
 
     def _mix(
@@ -271,8 +218,8 @@ class Stylist:
             )
         memories, mixed = [], []
         for style, share in zip(styles, shares / shares.sum(), strict=True):
-            own = np.ones(1) if style.weights is None else style.weights
-            for memory, weight in zip(style.memories, own * share, strict=True):
+            parts = np.ones(1) if style.weights is None else style.weights
+            for memory, weight in zip(style.memories, parts * share, strict=True):
                 if weight > 0:
                     memories.append(memory)
                     mixed.append(weight)
@@ -285,7 +232,7 @@ class Stylist:
         h, w = (max(1, round(side * scale)) for side in (h, w))
         # A frieze is squeezed: beyond four to one, nearly all of its tokens would be of no use.
         h, w = min(h, 4 * w), min(w, 4 * h)
-        return tuple(nearest_bucket(side, self._config.style_stride) for side in (h, w))
+        return tuple(nearest_bucket(side, self._style_stride) for side in (h, w))
 
     def _predict(
         self,
@@ -297,171 +244,205 @@ class Stylist:
         if plan is None:
             plan = self.plan(h, w, style, len(contents))
         if plan.batch < len(contents):
-            rows = (_row(style, i) for i in range(len(contents)))
+            styles = (_row(style, i) for i in range(len(contents)))
             return np.concatenate(
-                [self._predict(x[None], row) for x, row in zip(contents, rows, strict=True)]
+                [self._predict(x[None], one) for x, one in zip(contents, styles, strict=True)]
             )
-        if plan.tile is None:
-            padded = tuple(bucket(side, self._config.content_stride) for side in (h, w))
-            contents = mirror_pad(contents, *padded)
-            prediction = self._run(_decode, contents, self._size(h, w, padded), *style)
-            return np.asarray(prediction)[:, :h, :w]
-        return self._predict_in_tiles(contents[0], style, plan)[None]
+        if plan.tile is not None:
+            return self._predict_in_tiles(contents[0], style, plan)[None]
+        padded = padded_size(h, w, self._content_stride)
+        prediction = self._programs.run(
+            _decode, mirror_pad(contents, *padded), _size(h, w, padded), *style
+        )
+        return np.asarray(prediction)[:, :h, :w]
 
     def _predict_in_tiles(
         self, content: Float32[np.ndarray, "h w 3"], style: EncodedStyle, plan: Plan
     ) -> Float32[np.ndarray, "h w 3"]:
-        stride = self._config.content_stride
-        h, w = self._tokens(*content.shape[:2])
-        padded = mirror_pad(content, h * stride, w * stride)
+        stride = self._content_stride
+        grid = token_grid(*content.shape[:2], stride)
+        padded = mirror_pad(content, grid[0] * stride, grid[1] * stride)
         tile = (plan.tile[0] // stride, plan.tile[1] // stride)
+        tiles = self._spans(grid, tile)
 
-        def pixels_of(y, x):
-            rows = slice(y.start * stride, (y.start + tile[0]) * stride)
-            columns = slice(x.start * stride, (x.start + tile[1]) * stride)
+        def pixels(y: Span, x: Span) -> Float32[np.ndarray, "1 h w 3"]:
+            rows, columns = tile_slices(y, x, tile, stride)
             return padded[None, rows, columns]
 
-        tiles = list(product(spans(h, tile[0], HALO), spans(w, tile[1], HALO)))
-        grid = np.empty((1, h, w, self._token_dim), np.float32)
+        tokens: Tokens = None
         for y, x in tiles:
-            tokens = np.asarray(self._run(_encode_tile, pixels_of(y, x)))
-            grid[:, y.low : y.high, x.low : x.high] = _answer(tokens, y, x, 1)
-        grid = self._transform_in_windows(grid, style, plan.window or (h, w))
+            part = jax.device_get(self._programs.run(_encode_tile, pixels(y, x)))
+            if tokens is None:
+                tokens = jax.tree.map(partial(_empty_like, grid=grid), part)
+            in_whole, in_tile = core_slices(y, x)
+            for whole, leaf in zip(jax.tree.leaves(tokens), jax.tree.leaves(part), strict=True):
+                whole[:, *in_whole] = leaf[:, *in_tile]
+        tokens = self._transform(tokens, style, plan.window or grid)
         result = np.empty_like(padded)
         for y, x in tiles:
-            part = grid[:, y.start : y.start + tile[0], x.start : x.start + tile[1]]
-            painted = np.asarray(self._run(_paint_tile, pixels_of(y, x), part))
-            rows = slice(y.low * stride, y.high * stride)
-            columns = slice(x.low * stride, x.high * stride)
-            result[rows, columns] = _answer(painted, y, x, stride)[0]
+            part = cut(tokens, *tile_slices(y, x, tile))
+            decoded = self._programs.run(_decode_tile, pixels(y, x), part)
+            in_whole, in_tile = core_slices(y, x, stride)
+            result[in_whole] = np.asarray(decoded)[0][in_tile]
         return result[: content.shape[0], : content.shape[1]]
 
-    def _transform_in_windows(
-        self, grid: Float32[np.ndarray, "1 h w c"], style: EncodedStyle, window: tuple[int, int]
-    ) -> Float32[np.ndarray, "1 h w c2"]:
-        """Transform content tokens, in one window or in several that fade into each other.
+    def _transform(self, tokens: Tokens, style: EncodedStyle, window: tuple[int, int]) -> Tokens:
+        """Transform the tokens of a picture, in one window or in several that fade into each other.
 
-        Positions and colour statistics are those of the whole picture, and the style is the same
-        for all windows.
+        Their context, such as their positions, is that of the whole picture, and the style is the
+        same for all windows.
         """
-        h, w = grid.shape[1:3]
-        # A window's statistics are the mean of its tokens' moments: now all windows have the same.
-        moments = grid[..., self._config.hidden_dim :]
-        moments[...] = moments.mean(axis=(1, 2), keepdims=True, dtype=np.float64)
-        position = np.asarray(_positions(jnp.zeros((1, h, w), bool), self._config.hidden_dim))
-        result = np.zeros((1, h, w, self._painted_dim), np.float32)
-        total = np.zeros((h, w, 1), np.float32)
-        for y, x in product(spans(h, window[0], HALO), spans(w, window[1], HALO)):
-            rows, columns = slice(y.start, y.start + window[0]), slice(x.start, x.start + window[1])
-            tokens = self._run(
-                _transform, grid[:, rows, columns], position[:, rows, columns], *style
-            )
-            weights = ramp(h, window[0], HALO, y)[:, None] * ramp(w, window[1], HALO, x)
-            result[:, rows, columns] += weights[..., None] * np.asarray(tokens)
-            total[rows, columns] += weights[..., None]
-        result /= total
-        return result
+        grid = jax.tree.leaves(tokens)[0].shape[1:3]
+        context = jax.device_get(self._programs.run(_context, tokens))
+        if window == grid:
+            return jax.device_get(self._programs.run(_transform, tokens, context, *style))
+        sums: Tokens = None
+        total = np.zeros((*grid, 1), np.float32)
+        for y, x in self._spans(grid, window):
+            rows, columns = tile_slices(y, x, window)
+            parts = (cut(tree, rows, columns) for tree in (tokens, context))
+            part = jax.device_get(self._programs.run(_transform, *parts, *style))
+            if sums is None:
+                sums = jax.tree.map(partial(_zeros_for, grid=grid), part)
+            weights = ramp(grid[0], window[0], self._halo, y)[:, None, None]
+            weights = weights * ramp(grid[1], window[1], self._halo, x)[:, None]
+            total[rows, columns] += weights
+            for whole, leaf in zip(jax.tree.leaves(sums), jax.tree.leaves(part), strict=True):
+                if is_grid(leaf):
+                    whole[:, rows, columns] += weights * leaf
+        return jax.tree.map(
+            lambda whole, leaf: (whole / total).astype(leaf.dtype) if is_grid(leaf) else leaf,
+            sums,
+            part,
+        )
 
-    def _tokens(self, h: int, w: int) -> tuple[int, int]:
-        stride = self._config.content_stride
-        return tuple(max(MIN_TOKENS, -(-side // stride)) for side in (h, w))
-
-    def _size(self, h: int, w: int, padded: tuple[int, int]) -> np.ndarray | None:
-        return None if (h, w) == padded else np.array([h, w], np.int32)
-
-    def _program(self, function, *args) -> "_Program":
-        key = (function, jax.tree.structure(args), *(x.shape for x in jax.tree.leaves(args)))
-        if key not in self._programs:
-            compiled = self._functions[function].lower(self._state, *args).compile()
-            # Asked for once: the answer takes a tenth of a small picture's time.
-            self._programs[key] = _Program(compiled, _planned_bytes(compiled))
-        return self._programs[key]
-
-    def _run(self, function, *args):
-        return self._program(function, *args).compiled(self._state, *args)
-
-    def _bytes(self, function, *args) -> int:
-        return self._program(function, *args).bytes
+    def _spans(self, grid: tuple[int, int], tile: tuple[int, int]) -> list[tuple[Span, Span]]:
+        """Tiles or windows that cover a grid, by row and column."""
+        return list(product(*map(partial(spans, halo=self._halo), grid, tile)))
 
 
-class _Program(NamedTuple):
-    compiled: jax.stages.Compiled
-    bytes: int
-    """Memory that it takes while it runs."""
+class _CompiledBytes:
+    """`ProgramBytes` as the compiler counts them."""
+
+    def __init__(self, programs: Programs, stride: int, style: EncodedStyle):
+        self._programs, self._stride, self._style = programs, stride, style
+
+    def whole(self, batch: int, size: tuple[int, int], padded: tuple[int, int]) -> int:
+        content = _pixels(batch, *padded)
+        return self._programs.bytes(_decode, content, _size(*size, padded), *self._style)
+
+    def tile(self, tile: tuple[int, int]) -> int:
+        pixels = self._tile_pixels(tile)
+        _, _, transformed = self._stages(tile)
+        return max(
+            self._programs.bytes(_encode_tile, pixels),
+            self._programs.bytes(_decode_tile, pixels, transformed),
+        )
+
+    def transform(self, grid: tuple[int, int], window: tuple[int, int]) -> int:
+        whole, _, _ = self._stages(grid)
+        tokens, context, _ = self._stages(window)
+        return max(
+            self._programs.bytes(_context, whole),
+            self._programs.bytes(_transform, tokens, context, *self._style),
+        )
+
+    def per_token(self) -> int:
+        side = MIN_TOKENS
+        grids = filter(is_grid, jax.tree.leaves(self._stages((side, side))))
+        return sum(x.size * x.dtype.itemsize for x in grids) // side**2
+
+    def _tile_pixels(self, tile: tuple[int, int]) -> jax.ShapeDtypeStruct:
+        return _pixels(1, tile[0] * self._stride, tile[1] * self._stride)
+
+    def _stages(self, grid: tuple[int, int]) -> tuple[Tokens, Tokens, Tokens]:
+        """Shapes of the tokens, their context, and the transformed tokens of a grid."""
+        shapes = self._programs.shapes
+        tokens = shapes(_encode_tile, self._tile_pixels(grid))
+        context = shapes(_context, tokens)
+        return tokens, context, shapes(_transform, tokens, context, *self._style)
 
 
-def _planned_bytes(compiled: jax.stages.Compiled) -> int:
-    memory = compiled.memory_analysis()
-    if memory is None:  # not all backends tell
-        return 0
-    return (
-        memory.temp_size_in_bytes
-        + memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-    )
+def _pixels(batch: int, height: int, width: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((batch, height, width, 3), np.float32)
 
 
-def _answer(tile, y, x, stride):
-    """The part of a tile that it answers for."""
-    rows = slice((y.low - y.start) * stride, (y.high - y.start) * stride)
-    columns = slice((x.low - x.start) * stride, (x.high - x.start) * stride)
-    return tile[:, rows, columns]
+def _size(height: int, width: int, padded: tuple[int, int]) -> Int[np.ndarray, "2"] | None:
+    """The size of a picture that is padded, for `_decode`."""
+    return None if (height, width) == padded else np.array([height, width], np.int32)
+
+
+def _empty_like(leaf: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """Room for the tokens of all tiles."""
+    return np.empty((1, *grid, leaf.shape[-1]), leaf.dtype)
+
+
+def _zeros_for(leaf: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """What the windows of a grid are summed in; of anything else, itself."""
+    return np.zeros((1, *grid, leaf.shape[-1]), np.float32) if is_grid(leaf) else leaf
+
+
+def _batch_size(memory: Memory) -> int:
+    return len(jax.tree.leaves(memory)[0])
 
 
 def _row(style: EncodedStyle, i: int) -> EncodedStyle:
     """The style of one content of a batch."""
     memories = tuple(
-        memory
-        if len(memory.tokens) == 1
-        else memory._replace(
-            tokens=memory.tokens[i : i + 1],
-            statistics=None if memory.statistics is None else memory.statistics[i : i + 1],
-        )
+        memory if _batch_size(memory) == 1 else jax.tree.map(lambda x: x[i : i + 1], memory)
         for memory in style.memories
     )
     return style._replace(memories=memories)
 
 
-def _encode_style(graphdef, state, style: Float[jax.Array, "b h w 3"]) -> StyleMemory:
-    return nnx.merge(graphdef, state).encode_style(style)
+# What is compiled: functions of the student and arrays.
 
 
-def _decode(graphdef, state, content, size, memories, weights):
+def _encode_style(model: Student, style: Float[Array, "b h w 3"]) -> Memory:
+    return model.encode_style(style)
+
+
+def _decode(
+    model: Student,
+    content: Float[Array, "b h w 3"],
+    size: Int[Array, "2"] | None,
+    memories: tuple[Memory, ...],
+    weights: Float[Array, " s"] | None,
+) -> Float[Array, "b h w 3"]:
     """Predictions in [0, 1]; what lies beyond `size` (height and width) is padding."""
-    model = nnx.merge(graphdef, state)
     b, h, w, _ = content.shape
-    memories = [_repeat(memory, b) for memory in memories]
-    mask = None
+    memories = jax.tree.map(lambda x: jnp.broadcast_to(x, (b, *x.shape[1:])), memories)
+    padding = None
     if size is not None:
         outside = (jnp.arange(h) >= size[0])[:, None] | (jnp.arange(w) >= size[1])
-        mask = jnp.broadcast_to(outside, (b, h, w))
-    prediction = model.decode(content, memories, mask, weights=weights, mirrored=True)
-    return jnp.clip(prediction, 0, 1)
+        padding = jnp.broadcast_to(outside, (b, h, w))
+    return jnp.clip(model.decode(content, memories, weights=weights, padding=padding), 0, 1)
 
 
-def _repeat(memory: StyleMemory, batch: int) -> StyleMemory:
-    def repeat(array):
-        return None if array is None else jnp.broadcast_to(array, (batch, *array.shape[1:]))
-
-    return memory._replace(tokens=repeat(memory.tokens), statistics=repeat(memory.statistics))
+def _encode_tile(model: Student, content: Float[Array, "1 h w 3"]) -> Tokens:
+    return _tile_rule(model).encode(content)
 
 
-def _encode_tile(graphdef, state, content):
-    return nnx.merge(graphdef, state).encode_content(content)[0]
+def _context(model: Student, tokens: Tokens) -> Tokens:
+    return _tile_rule(model).context(tokens)
 
 
-_positions = jax.jit(position_encoding, static_argnums=1)
+def _transform(
+    model: Student,
+    tokens: Tokens,
+    context: Tokens,
+    memories: tuple[Memory, ...],
+    weights: Float[Array, " s"] | None,
+) -> Tokens:
+    return _tile_rule(model).transform(tokens, context, memories, weights)
 
 
-def _transform(graphdef, state, grid, position, memories, weights):
-    b, h, w, c = grid.shape
-    tokens, position = grid.reshape(b, h * w, c), position.reshape(1, h * w, -1)
-    transformed = nnx.merge(graphdef, state).transform(tokens, position, memories, weights)
-    return transformed.reshape(b, h, w, -1)
+def _decode_tile(
+    model: Student, content: Float[Array, "1 h w 3"], tokens: Tokens
+) -> Float[Array, "1 h w 3"]:
+    return jnp.clip(_tile_rule(model).decode(content, tokens), 0, 1)
 
 
-def _paint_tile(graphdef, state, content, grid):
-    model = nnx.merge(graphdef, state)
-    _, skips = model.encode_content(content)
-    return jnp.clip(model.paint(grid, skips), 0, 1)
+def _tile_rule(model: Student) -> TileRule:
+    assert model.tiles is not None  # the plan has no tiles without it
+    return model.tiles

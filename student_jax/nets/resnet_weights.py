@@ -1,6 +1,6 @@
 """ImageNet weights of torchvision's ResNet-50, for one backbone."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +13,7 @@ from student_jax.nets.torch_names import (
     POINTWISE_CONV,
     Table,
     batch_norm,
-    from_torch,
+    fill,
     layer,
 )
 
@@ -35,11 +35,17 @@ def resnet_table(torch_prefix: str, prefix: str, num_layers: int, counters: bool
     return table
 
 
+NOT_THE_BACKBONE = (r"^fc\.", r"\.num_batches_tracked$")
+"""Regular expressions of names in torchvision's files that no backbone has: the classifier, and
+counters that frozen norms do not have."""
+
+
 def resnet50_from_torch(
     state_dict: Mapping[str, np.ndarray],
     widths: tuple[int, ...],
     *,
     dtype: DTypeLike = jnp.float32,
+    ignored: Iterable[str] = NOT_THE_BACKBONE,
 ) -> ResNet:
     """A backbone with the weights of torchvision's `resnet50().state_dict()`.
 
@@ -47,14 +53,15 @@ def resnet50_from_torch(
         state_dict: the whole network; layers past the backbone's are ignored.
         widths: as of `ResNet`, for example `STTRConfig.reference().content_widths`.
         dtype: in which the backbone computes.
+        ignored: regular expressions of names that are left out, as if they were not there.
 
     Raises:
         ValueError: lists all tensors that are missing, unexpected or of a wrong shape.
     """
-    ignored = [rf"^layer{i}\." for i in range(len(widths) + 1, len(BLOCKS) + 1)]
-    return from_torch(
+    deeper = [rf"^layer{i}\." for i in range(len(widths) + 1, len(BLOCKS) + 1)]
+    return fill(
         lambda: ResNet(widths, dtype=dtype, rngs=nnx.Rngs(0)),
         resnet_table("", "", len(widths), counters=False),
         state_dict,
-        [*ignored, r"^fc\.", r"\.num_batches_tracked$"],
+        [*deeper, *ignored],
     )

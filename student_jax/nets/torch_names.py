@@ -1,7 +1,7 @@
-"""Weights by their PyTorch names and layouts, to an NNX module and back.
+"""Named arrays to an NNX module and back: PyTorch's names and layouts, or our own.
 
-A `Table` lists every PyTorch name of an architecture with the variables of ours that it fills and
-the transform between the two layouts. Both directions, and every check, read the same table.
+A `Table` lists every name of a file with the variables of ours that it fills and the transform
+between the two layouts. Both directions, and every check, read the same table.
 """
 
 import re
@@ -38,7 +38,7 @@ COUNTER = Transform(lambda x: (), lambda: np.zeros((), np.int64))
 
 
 class Entry(NamedTuple):
-    """The variables, by dotted path, that one PyTorch tensor fills."""
+    """The variables, by dotted path, that one named array fills."""
 
     paths: tuple[str, ...]
     transform: Transform
@@ -87,54 +87,58 @@ def _flatten(state) -> tuple[dict[str, Any], Any]:
     return named, treedef
 
 
-def from_torch(
+def matching(names: Iterable[str], patterns: Iterable[str]) -> list[str]:
+    """The names in which one of the regular expressions is found, in order."""
+    pattern = re.compile("|".join(patterns) or r"(?!)")
+    return sorted(name for name in names if pattern.search(name))
+
+
+def fill(
     build: Callable[[], nnx.Module],
     table: Table,
-    state_dict: Mapping[str, np.ndarray],
+    arrays: Mapping[str, np.ndarray],
     ignored: Iterable[str] = (),
 ) -> nnx.Module:
-    """Build a module from PyTorch weights, without initialising it first.
+    """Build a module from named arrays, without initialising it first.
 
     Args:
         build: makes the module; it is only traced, for its structure and shapes.
         table: of the module's architecture.
-        state_dict: arrays by PyTorch name; floats of any width become those of the module.
-        ignored: regular expressions for names that may be there and are not needed.
+        arrays: arrays by the table's names; floats of any width become those of the module.
+        ignored: regular expressions of names that are left out, as if they were not there.
 
     Raises:
-        ValueError: one message that lists all missing, unexpected and wrongly shaped tensors.
+        ValueError: one message that lists all missing, unexpected and wrongly shaped arrays.
     """
     graphdef, state = nnx.split(nnx.eval_shape(build))
     targets, treedef = _flatten(state)
 
+    left_out = set(matching(arrays, ignored))
     filled = {path for paths, _ in table.values() for path in paths}
-    faults = [f"no PyTorch name fills: {path}" for path in targets if path not in filled]
-    arrays = {}
+    faults = [f"no name fills: {path}" for path in targets if path not in filled]
+    variables = {}
     for name, (paths, transform) in table.items():
-        if name not in state_dict:
+        if name not in arrays or name in left_out:
             faults.append(f"missing: {name}")
             continue
-        array = np.asarray(state_dict[name])
+        array = np.asarray(arrays[name])
         expected = transform.to_torch(*(np.empty(targets[path].shape) for path in paths)).shape
         if array.shape != expected:
             faults.append(f"wrong shape: {name} is {array.shape}, expected {expected}")
             continue
-        arrays |= zip(paths, transform.from_torch(array), strict=True)
-    pattern = re.compile("|".join(ignored) or r"(?!)")
+        variables |= zip(paths, transform.from_torch(array), strict=True)
     faults += [
-        f"unexpected: {name}"
-        for name in state_dict
-        if name not in table and not pattern.search(name)
+        f"unexpected: {name}" for name in arrays if name not in table and name not in left_out
     ]
     if faults:
         raise ValueError("these weights do not fit the model:\n  " + "\n  ".join(faults))
 
-    leaves = [jnp.asarray(arrays[path], target.dtype) for path, target in targets.items()]
+    leaves = [jnp.asarray(variables[path], target.dtype) for path, target in targets.items()]
     return nnx.merge(graphdef, jax.tree.unflatten(treedef, leaves))
 
 
-def to_torch(model: nnx.Module, table: Table) -> dict[str, np.ndarray]:
-    """The module's weights by PyTorch name: the inverse of `from_torch`."""
+def named_arrays(model: nnx.Module, table: Table) -> dict[str, np.ndarray]:
+    """The module's weights by the table's names: the inverse of `fill`."""
     sources, _ = _flatten(nnx.state(model))
     return {
         # In C order: safetensors writes the bytes of other orders as they lie.

@@ -8,7 +8,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from safetensors.numpy import load_file
 
-from student_jax.nets.torch_names import CONV, Table, from_torch, layer
+from student_jax.nets.torch_names import CONV, Table, fill, layer
 from student_jax.nets.vgg import VGG, VGG16, VGG19
 from triplets import bundled
 
@@ -60,7 +60,7 @@ def _from_torch(
             index += 2  # a convolution and its ReLU
         index += 1  # the pooling
     later = "|".join(map(str, later_convs))
-    return from_torch(
+    return fill(
         lambda: network(dtype=dtype, rngs=nnx.Rngs(0)),
         table,
         state_dict,

@@ -1,1 +1,12 @@
-"""The students, each a folder with its configuration and its model."""
+"""The students of this package: a folder each, and a line here."""
+
+from student_jax.student import register_student
+from student_jax.students.mini.config import MiniConfig
+from student_jax.students.mini.model import MiniStudent
+from student_jax.students.sttr.config import STTRConfig
+from student_jax.students.sttr.model import STTR
+
+__all__ = ["STTR", "MiniConfig", "MiniStudent", "STTRConfig"]
+
+register_student("sttr", STTRConfig, STTR)
+register_student("mini", MiniConfig, MiniStudent)

@@ -8,7 +8,7 @@ A workdir holds config.json and checkpoints/STEP/ with the items
 """
 
 import json
-from dataclasses import MISSING, asdict, fields, replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,8 +18,13 @@ from flax import nnx
 from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from student_jax.students.sttr.config import STTRConfig
-from student_jax.students.sttr.model import STTR
+from student_jax.student import (
+    Student,
+    StudentConfig,
+    build_student,
+    config_from_json,
+    config_to_json,
+)
 from student_jax.training.config import TrainConfig
 from student_jax.training.train_state import TrainState, trained
 from triplets import InputError
@@ -97,9 +102,9 @@ class Checkpoints:
             stats=student["stats"],
         )
 
-    def restore_student(self, step: int, model: STTR) -> None:
+    def restore_student(self, step: int, model: Student) -> None:
         """Fill an abstract model (`nnx.eval_shape`) with the averaged parameters at `step`."""
-        _, params, stats = nnx.split(model, trained(model.config), ...)
+        _, params, stats = nnx.split(model, trained(model.learning_group), ...)
         device = SingleDeviceSharding(jax.local_devices()[0])
         item = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
@@ -125,9 +130,9 @@ def _state_item(state: TrainState) -> dict:
 
 def save_config(workdir: Path, config: TrainConfig, made_from: dict) -> None:
     """Write the run's configuration to config.json, with what it was made from."""
-    content = asdict(config) | {"made_from": made_from}
+    content = config.to_json() | {"made_from": made_from}
     with atomic_write(workdir / "config.json") as file:
-        file.write(json.dumps(content, indent=2, default=str).encode())
+        file.write(json.dumps(content, indent=2).encode())
 
 
 def load_config(workdir: Path) -> dict:
@@ -141,10 +146,10 @@ def load_config(workdir: Path) -> dict:
     except FileNotFoundError as error:
         raise InputError(
             f'"{workdir}" is not the workdir of a training run: it has no config.json; '
-            "scripts/train_flax.py makes such a folder."
+            "`style-distil train` makes such a folder."
         ) from error
     except ValueError as error:
-        raise InputError(f"{workdir / 'config.json'} is not JSON: {error}") from error
+        raise InputError(f"{workdir / 'config.json'} is not JSON: {error}.") from error
 
 
 def check_config(config: TrainConfig) -> None:
@@ -160,19 +165,33 @@ def check_config(config: TrainConfig) -> None:
             f'"{config.workdir}" holds a run already: give --resume to continue it, or another '
             "--workdir."
         )
-    stored, given = load_config(config.workdir), json.loads(json.dumps(asdict(config), default=str))
+    stored, given = load_config(config.workdir), config.to_json()
+    # Version 0.1.0 did not write the student's name.
+    stored["model"] = config_to_json(_student_config(config.workdir, stored))
     for field in fields(config):
+        if field.metadata.get("run_only"):
+            continue
         # A setting that did not exist when the run began had its default.
         default = None if field.default is MISSING else field.default
-        before = stored.get(field.name, default)
-        if field.name not in config.RUN_ONLY and before != given[field.name]:
+        before = stored.get(field.name, stored.get(field.metadata.get("formerly"), default))
+        if before != given[field.name]:
             raise InputError(
                 f'the run in "{config.workdir}" has {field.name} = {before}, not '
                 f"{given[field.name]}: --resume continues with the same settings."
             )
 
 
-def load_student(workdir: Path, step: int | Literal["best", "latest"] = "best") -> STTR:
+def _student_config(workdir: Path, fields: dict) -> StudentConfig:
+    """The architecture in the configuration of a run."""
+    try:
+        return config_from_json(fields["model"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{workdir / 'config.json'} does not describe a student: {error}."
+        ) from error
+
+
+def load_student(workdir: Path, step: int | Literal["best", "latest"] = "best") -> Student:
     """The student of a training run, with averaged parameters, on one device.
 
     Args:
@@ -183,12 +202,7 @@ def load_student(workdir: Path, step: int | Literal["best", "latest"] = "best") 
         InputError: not a workdir, no checkpoint yet, no such step, or weights that do not fit.
     """
     fields = load_config(workdir)
-    try:
-        config = STTRConfig.from_dict(fields["model"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{workdir / 'config.json'} does not describe a student: {error}"
-        ) from error
+    config = _student_config(workdir, fields)
     if not (workdir / "checkpoints").is_dir():
         raise InputError(f'"{workdir}" has no checkpoints yet.')
     with Checkpoints(workdir, read_only=True) as checkpoints:
@@ -201,12 +215,12 @@ def load_student(workdir: Path, step: int | Literal["best", "latest"] = "best") 
             step = steps[-1]
         if step not in steps:
             raise InputError(f'"{workdir}" has no checkpoint of step {step}, only of {steps}.')
-        model = nnx.eval_shape(lambda: STTR(config, rngs=nnx.Rngs(0)))
+        model = nnx.eval_shape(lambda: build_student(config, rngs=nnx.Rngs(0)))
         try:
             checkpoints.restore_student(step, model)
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise InputError(
-                f'checkpoint {step} of "{workdir}" cannot be read: {reason}'
+                f'checkpoint {step} of "{workdir}" cannot be read: {reason}.'
             ) from error
     return model

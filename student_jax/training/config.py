@@ -2,9 +2,15 @@
 
 import dataclasses
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, Literal
 
-from student_jax.students.sttr.config import STTRConfig
+from student_jax.student import STUDENTS, StudentConfig, config_to_json
+
+
+def _run_only(default: Any) -> Any:
+    """A setting that decides where and how a run computes but not what: it may change when the run
+    is resumed."""
+    return dataclasses.field(default=default, metadata={"run_only": True})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -12,20 +18,21 @@ class TrainConfig:
     """Distil a teacher's triplets into a student; checkpoints and figures go to the workdir."""
 
     data: tuple[str, ...]
-    """Triplet datasets: folders as scripts/dump_teacher.py writes them, or tfds:NAME:SPLIT."""
-    workdir: Path
+    """Triplet datasets: folders that `style-distil dump` wrote, or tfds:NAME:SPLIT."""
+    workdir: Path = dataclasses.field(metadata={"run_only": True})
     """Folder for config.json, checkpoints/, samples/, metrics.jsonl, TensorBoard events and
     summary.json."""
-    model: STTRConfig
+    model: StudentConfig
     """The student's architecture."""
-    resume: bool = False
+    resume: bool = _run_only(False)
     """Continue the run in the workdir exactly where its latest checkpoint is."""
     init_from: str | None = None
-    """Start from a student: "mini" (the bundled one), another run's workdir, an exported folder, or
-    one that scripts/import_weights.py wrote."""
+    """Start from a student: "mini" (the bundled one), another run's workdir, a folder that
+    `style-distil export` or `style-distil weights import` wrote, or OWNER/NAME on the Hugging Face
+    Hub."""
     data_weights: tuple[float, ...] = ()
-    """How often each of several datasets is drawn from, relative to the others; by default alike,
-    whatever their sizes."""
+    """How often each of several datasets is drawn from, relative to the others; by default equally
+    often, whatever their sizes."""
     validation: str | None = None
     """Triplet dataset to validate on; by default a part of the training data is held out."""
     held_out_fraction: float = 0.1
@@ -35,24 +42,24 @@ class TrainConfig:
     of features, texture = MSE + 0.1 difference of the amount of texture + 0.1 relative
     Gram distance to the teacher + 0.06 to the style."""
     features: Literal["vgg16", "vgg19"] = "vgg16"
-    """Network whose features all but L1 compare: VGG16 is bundled; VGG19, the study's, is
+    """Network whose features are compared by all losses but L1: VGG16 is bundled; VGG19 is
     downloaded once."""
     features_crop: int | None = None
-    """Side of the part of each crop of which features are compared; by default, and where it is
-    larger, the whole, which takes a CPU several times longer than a small student itself."""
+    """Compare features on a random square of this side (px) only; by default on the whole crop,
+    which is several times slower on a CPU."""
     vgg19_weights: str = "timm/vgg19.tv_in1k"
-    """Repository of the Hugging Face Hub, or file with torchvision's names (.safetensors, or .pth
-    where PyTorch is installed)."""
+    """Repository of the Hugging Face Hub, OWNER/NAME[@REVISION], or file with torchvision's names
+    (.safetensors, or .pth where PyTorch is installed)."""
     gram_reduction: Literal["sum", "mean"] = "sum"
     """Reduction of the squared Gram differences of a layer; "mean" is smaller by channels^2."""
     steps: int = 20_000
     """Updates of the parameters."""
     batch_size: int = 8
-    """Pictures a step, over all devices of all processes."""
+    """Pictures per step, over all devices of all processes."""
     accumulate: int = 1
-    """Parts of a batch that are handled one after the other, to save memory."""
+    """Parts of a batch that are computed one after the other, to save memory."""
     image_size: int | None = None
-    """Reduce pictures until their shorter side is this before crops are cut, in training alone:
+    """Reduce larger pictures to this shorter side (px) before crops are cut, in training only:
     colours are learned several times faster from small pictures."""
     crop_size: int = 256
     """Side of the training crops in pixels."""
@@ -61,8 +68,9 @@ class TrainConfig:
     schedule: Literal["cosine", "step", "constant"] = "cosine"
     """After a linear warm-up: a cosine to zero, a tenth after two thirds of the steps (as STTR's
     authors), or no change."""
-    backbone_rate: float = 0.1
-    """Learning rate of the backbones relative to the rest."""
+    slow_rate: float = dataclasses.field(default=0.1, metadata={"formerly": "backbone_rate"})
+    """Learning rate, relative to the rest, of what a student wants to learn slowly: its
+    backbones."""
     warmup_steps: int = 500
     """Steps in which the learning rate grows from zero to its peak."""
     weight_decay: float = 1e-4
@@ -73,45 +81,38 @@ class TrainConfig:
     """Of the averaged parameters, which are validated and used."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the computation; parameters, optimiser and losses stay float32."""
-    remat: bool = False
-    """Compute each transformer layer again in the backward pass, to save memory."""
+    remat: bool = _run_only(False)
+    """Compute parts of the student again in the backward pass, to save memory."""
     checkpoint_every: int = 1000
     """Steps between two validations, each with samples and a checkpoint."""
     validation_pairs: int = 64
-    """Held-out triplets at most that a validation looks at."""
+    """Largest number of held-out triplets that a validation looks at."""
     seed: int = 0
     """Of the initial parameters, the order of the data, the crops and dropout."""
-    log_every: int = 10
+    log_every: int = _run_only(10)
     """Steps between two lines of metrics."""
-    num_workers: int = 0
+    num_workers: int = _run_only(0)
     """Processes that prepare batches; 0 uses threads of this one."""
-    fsdp: int = 1
+    fsdp: int = _run_only(1)
     """Devices over which each copy of the parameters and of the optimiser is spread."""
-    coordinator: str | None = None
+    coordinator: str | None = _run_only(None)
     """To train with several processes: HOST:PORT of the first, or "auto" on SLURM, Cloud TPU and
     Open MPI."""
-    num_processes: int | None = None
+    num_processes: int | None = _run_only(None)
     """How many processes there are; not needed with --coordinator auto."""
-    process_id: int | None = None
+    process_id: int | None = _run_only(None)
     """Which of them this is, from 0; not needed with --coordinator auto."""
-    peak_tflops: float | None = None
+    peak_tflops: float | None = _run_only(None)
     """Peak rate of a device, to print the share that is reached; known for common devices."""
-    wandb: str | None = None
+    wandb: str | None = _run_only(None)
     """Project in Weights & Biases to send figures to."""
-
-    RUN_ONLY: ClassVar = frozenset(
-        {"workdir", "resume", "log_every", "num_workers", "fsdp", "coordinator", "num_processes"}
-        | {"process_id", "peak_tflops", "wandb", "remat"}
-    )
-    """Settings that decide where and how a run computes but not what, and may change between its
-    parts."""
 
     def __post_init__(self):
         positive = ("steps", "batch_size", "accumulate", "crop_size", "learning_rate", "clip_norm")
         for name in (*positive, "checkpoint_every", "validation_pairs", "log_every", "fsdp"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected more than 0")
-        for name in ("backbone_rate", "warmup_steps", "weight_decay", "num_workers", "seed"):
+        for name in ("slow_rate", "warmup_steps", "weight_decay", "num_workers", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more")
         for name in ("held_out_fraction", "ema_decay"):
@@ -128,7 +129,7 @@ class TrainConfig:
             stride = getattr(self.model, name)
             if self.crop_size % stride:
                 raise ValueError(
-                    f"crop_size is {self.crop_size}; this model needs a multiple of {stride}"
+                    f"crop_size is {self.crop_size}; this student needs a multiple of {stride}"
                 )
         if self.warmup_steps >= self.steps:
             raise ValueError(
@@ -154,20 +155,36 @@ class TrainConfig:
                 "of them, or coordinator auto alone"
             )
 
+    def to_json(self) -> dict[str, Any]:
+        """The settings as JSON values; the student's with its name."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        plain = {name: list(x) if isinstance(x, tuple) else x for name, x in fields.items()}
+        return plain | {"model": config_to_json(self.model), "workdir": str(self.workdir)}
+
     @classmethod
     def mini(cls, data: tuple[str, ...], workdir: Path) -> "TrainConfig":
-        """The mini student from scratch, light enough for a CPU."""
+        """The mini student from scratch, light enough for a CPU.
+
+        `style-distil train mini --data TRIPLETS --workdir RUN --steps 4000 --warmup-steps 400
+        --crop-size 96 --ema-decay 0.98` takes 15 minutes on one core of an AMD EPYC and reaches a
+        squared error of 0.0045 to the teacher on held-out triplets (docs/experiments/losses.md).
+        """
         return cls(
             data,
             workdir,
-            STTRConfig.mini(),
+            STUDENTS["mini"].config(),
             features_crop=128,
             learning_rate=1e-3,
-            backbone_rate=1.0,
+            slow_rate=1.0,
             clip_norm=1.0,
         )
 
     @classmethod
     def reference(cls, data: tuple[str, ...], workdir: Path) -> "TrainConfig":
-        """The student of the STTR paper with its authors' rates, for a GPU or TPU."""
-        return cls(data, workdir, STTRConfig.reference(), steps=200_000)
+        """The student of the STTR paper with its authors' rates, for a GPU or TPU.
+
+        `style-distil train reference --data TRIPLETS --workdir RUN --init-from IMAGENET`. Not yet
+        trained to its end; on two CPU cores a step of one triplet of 256 px takes 0.99 s
+        (benchmarks/RESULTS.md).
+        """
+        return cls(data, workdir, STUDENTS["sttr"].config(), steps=200_000)

@@ -6,7 +6,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import partial
 
 import jax
@@ -16,7 +15,7 @@ from flax import nnx
 
 from student_jax.compilation import enable_compilation_cache
 from student_jax.nets.flops import count_flops
-from student_jax.students.sttr.model import STTR
+from student_jax.student import Student, build_student
 from student_jax.training import sharding
 from student_jax.training.checkpoint import BEST_METRIC, Checkpoints, check_config, save_config
 from student_jax.training.config import TrainConfig
@@ -56,13 +55,6 @@ def train(config: TrainConfig) -> None:
     first_process = jax.process_index() == 0
     if first_process:
         check_config(config)
-        if starts_from_frozen_noise(config):
-            print(
-                "warning: the first layers of the ResNet-50 backbones stay as they start, which is "
-                "at random without --init-from; scripts/import_weights.py --kind resnet50 makes a "
-                "start from ImageNet.",
-                file=sys.stderr,
-            )
 
     # Data
     sources, held_out = load_sources(config.data, config.validation, config.held_out_fraction)
@@ -82,11 +74,19 @@ def train(config: TrainConfig) -> None:
     objective, features = make_objective(
         loss_weights, network, config.gram_reduction, config.features_crop
     )
-    graphdef, weights = initial_weights(config)
+    student, weights = initial_student(config)
+    graphdef, learning_group = nnx.graphdef(student), student.learning_group
     if config.init_from is not None:
         made_from["init_from"] = weights_sha256(weights)
-    tx = make_optimiser(config)
-    fresh_state = partial(create_train_state, config=config.model, tx=tx)
+    elif first_process and has_frozen_parameters(student):
+        print(
+            "warning: some layers of this student are never trained and stay as they start, which "
+            "is at random without --init-from; `style-distil weights import` makes a start from "
+            "published weights.",
+            file=sys.stderr,
+        )
+    tx = make_optimiser(config, learning_group)
+    fresh_state = partial(create_train_state, learning_group=learning_group, tx=tx)
     abstract_state = sharding.placed(jax.eval_shape(fresh_state, weights), mesh)
     placement = jax.tree.map(lambda x: x.sharding, abstract_state)
     copies, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
@@ -148,7 +148,7 @@ def train(config: TrainConfig) -> None:
         if first_process:
             writers = [Folder(config.workdir, start), TensorBoard(config.workdir, start)]
         if first_process and config.wandb:
-            writers.append(WeightsAndBiases(config.workdir, config.wandb, asdict(config)))
+            writers.append(WeightsAndBiases(config.workdir, config.wandb, config.to_json()))
         # Not before: a run that cannot begin must not stand in the way of the next attempt.
         if first_process and not (config.workdir / "config.json").exists():
             save_config(config.workdir, config, made_from)
@@ -215,38 +215,40 @@ def train(config: TrainConfig) -> None:
         )
 
 
-def starts_from_frozen_noise(config: TrainConfig) -> bool:
-    """Whether layers that are never trained would be random numbers."""
-    return config.model.backbone == "resnet50" and config.init_from is None
-
-
 def _named(pattern: str, values: dict[str, float]) -> dict[str, float]:
     return {pattern.format(name): value for name, value in values.items()}
 
 
-def initial_weights(config: TrainConfig) -> tuple[nnx.GraphDef, nnx.State]:
-    """The structure of the student to train, and all its variables: new, or `config.init_from`'s.
+def initial_student(config: TrainConfig) -> tuple[Student, nnx.State]:
+    """The student to train, abstract, and all its variables: new, or `config.init_from`'s.
 
-    As NumPy arrays, which every process can place on the devices of all.
+    The variables are NumPy arrays, which every process can place on the devices of all.
 
     Raises:
         InputError: weights of another architecture.
     """
 
-    def build() -> STTR:
+    def build() -> Student:
         dtype, rngs = jnp.dtype(config.dtype), nnx.Rngs(config.seed)
-        return STTR(config.model, dtype=dtype, remat=config.remat, rngs=rngs)
+        return build_student(config.model, dtype=dtype, remat=config.remat, rngs=rngs)
 
-    graphdef, _ = nnx.split(nnx.eval_shape(build))
+    student = nnx.eval_shape(build)
     if config.init_from is None:
-        return graphdef, jax.device_get(jax.jit(lambda: nnx.state(build()))())
+        return student, jax.device_get(jax.jit(lambda: nnx.state(build()))())
     given = open_student(config.init_from)
     if given.config != config.model:
         raise InputError(
             f'--init-from "{config.init_from}" is a student of another architecture: '
             f"{given.config}, but this run trains {config.model}."
         )
-    return graphdef, jax.device_get(nnx.state(given))
+    return student, jax.device_get(nnx.state(given))
+
+
+def has_frozen_parameters(student: Student) -> bool:
+    """Whether the student, abstract or not, has parameters that are never trained: they must come
+    from other weights."""
+    parameters = nnx.to_flat_state(nnx.state(student, nnx.Param))
+    return any(student.learning_group(path) == "frozen" for path, _ in parameters)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """The state of a training run, and the optimiser that changes it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from student_jax.students.sttr.config import STTRConfig
+from student_jax.student import LearningGroup, LearningGroups
 from student_jax.training.config import TrainConfig
 
 Terms = dict[str, Float[Array, ""]]
@@ -31,28 +31,20 @@ class TrainState:
     """Exponential moving average of the parameters: what is evaluated and exported."""
 
 
-def trained(config: STTRConfig) -> Callable[[tuple, Any], bool]:
-    """An NNX filter for the variables that gradients train.
-
-    Pre-trained ResNets keep their stem and first layer, as the authors of STTR train them.
-    """
+def trained(learning_group: LearningGroups) -> Callable[[tuple, Any], bool]:
+    """An NNX filter for the variables that gradients train: parameters that are not frozen."""
 
     def is_trained(path: tuple, variable: nnx.Variable) -> bool:
-        frozen = config.backbone == "resnet50" and _in_backbone(path) and path[2] in (0, 1)
-        return isinstance(variable, nnx.Param) and not frozen
+        return isinstance(variable, nnx.Param) and learning_group(path) != "frozen"
 
     return is_trained
 
 
-def _in_backbone(path: Sequence) -> bool:
-    return str(path[0]).endswith("_backbone")
-
-
 def create_train_state(
-    weights: nnx.State, config: STTRConfig, tx: optax.GradientTransformation
+    weights: nnx.State, learning_group: LearningGroups, tx: optax.GradientTransformation
 ) -> TrainState:
     """A fresh state, from all variables of a model."""
-    params, stats = nnx.split_state(weights, trained(config), ...)
+    params, stats = nnx.split_state(weights, trained(learning_group), ...)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -79,13 +71,14 @@ def learning_rate_schedule(config: TrainConfig) -> optax.Schedule:
     return optax.join_schedules([warmup, after_warmup], [config.warmup_steps])
 
 
-def make_optimiser(config: TrainConfig) -> optax.GradientTransformation:
-    """AdamW with clipping by the global norm, and a rate of their own for the backbones."""
+def make_optimiser(
+    config: TrainConfig, learning_group: LearningGroups
+) -> optax.GradientTransformation:
+    """AdamW with clipping by the global norm, and a rate of its own for the slow group."""
 
     def groups(params: Any) -> Any:
-        def group(path: tuple, _) -> str:
-            names = [getattr(key, "key", key) for key in path]
-            return "backbone" if _in_backbone(names) else "rest"
+        def group(path: tuple, _) -> LearningGroup:
+            return learning_group(tuple(getattr(key, "key", key) for key in path))
 
         return jax.tree_util.tree_map_with_path(group, params)
 
@@ -93,6 +86,6 @@ def make_optimiser(config: TrainConfig) -> optax.GradientTransformation:
         optax.clip_by_global_norm(config.clip_norm),
         optax.adamw(learning_rate_schedule(config), weight_decay=config.weight_decay),
         optax.partition(
-            {"rest": optax.identity(), "backbone": optax.scale(config.backbone_rate)}, groups
+            {"normal": optax.identity(), "slow": optax.scale(config.slow_rate)}, groups
         ),
     )

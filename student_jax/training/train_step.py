@@ -40,7 +40,7 @@ def train_step(
         dropout_key, objective_key = jax.random.split(key)
         prediction = model(content, style, train=True, rngs=nnx.Rngs(dropout=dropout_key))
         loss, terms = objective(features, prediction, target, style, objective_key)
-        _, _, stats = nnx.split(model, trained(config.model), ...)
+        _, _, stats = nnx.split(model, trained(model.learning_group), ...)
         return loss, (stats, {"loss": loss, **terms})
 
     def gradients(stats, batch_and_key):

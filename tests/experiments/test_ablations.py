@@ -25,7 +25,7 @@ from experiments.ablations import (
     vary_triplets,
 )
 from experiments.study import MEASURED
-from student_jax.students.sttr.config import STTRConfig
+from student_jax import MiniConfig
 from triplets import InputError, TripletDataset, read_image
 
 
@@ -85,13 +85,13 @@ def test_sizes_are_around_the_mini(dataset):
     ablation = vary_size(dataset, np.arange(20))
     half, mini, double = (variant.x for variant in ablation.variants)
     assert ablation.variants[0].flags[:3] == ("--model.content-widths", "12", "24")
-    assert mini == count_parameters(STTRConfig.mini()) / 1e6
+    assert mini == count_parameters(MiniConfig()) / 1e6
     assert half < mini < double
     # Weights of matrices grow with the square of the widths, biases linearly.
     assert 3.5 < double / mini < 4
     quarter, almost = vary_size(dataset, np.arange(20), (0.99, 0.25)).variants
     assert (quarter.label, almost.label) == ("0.25 x mini", "0.99 x mini")
-    assert almost.flags[-1] == str(STTRConfig.mini().tail_dim)  # what the tail can halve
+    assert almost.flags[-1] == str(MiniConfig().tail_dim)  # what the tail can halve
 
 
 def test_a_subset_holds_its_triplets_alone(dataset, tmp_path):

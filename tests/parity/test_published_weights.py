@@ -12,15 +12,14 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from student_jax import STTR, STTRConfig, convert
-from student_jax.weights.folder import open_student
-from student_jax.weights.published import (
+from student_jax.students.sttr.published import (
     ExportConfig,
     ImportConfig,
     export_weights,
-    find_weights,
     import_weights,
-    read_weights,
 )
+from student_jax.weights.folder import open_student
+from student_jax.weights.published import find_weights, read_weights
 from triplets import InputError
 
 SMALL = STTRConfig(
@@ -75,6 +74,19 @@ def test_checkpoint_of_the_authors_and_back(official, tmp_path, capsys):
         np.testing.assert_array_equal(back[name], array)
 
 
+def test_only_the_papers_student_has_the_authors_names(tmp_path):
+    with pytest.raises(InputError, match="mini is a mini student; only the paper's STTR has names"):
+        export_weights(ExportConfig("mini", tmp_path / "mini.safetensors"))
+    assert not (tmp_path / "mini.safetensors").exists()
+
+
+def test_names_that_are_ignored_are_not_used(official, tmp_path):
+    save_file(official, tmp_path / "sttr.safetensors")
+    source = str(tmp_path / "sttr.safetensors")
+    with pytest.raises(InputError, match=r"missing: tail\.3\.bias"):
+        import_weights(ImportConfig("sttr", source, tmp_path / "student", ignore=(r"\.3\.bias$",)))
+
+
 def test_faults_are_told_and_nothing_is_written(official, tmp_path):
     weights = {"decoder.weight": np.zeros(1, np.float32)} | official
     del weights["tail.3.weight"]
@@ -124,7 +136,7 @@ def test_files_that_are_no_checkpoints(tmp_path):
 
 
 def test_names_to_ignore_that_are_no_pattern(tmp_path):
-    with pytest.raises(ValueError, match=r"ignore has '\(', no regular expression"):
+    with pytest.raises(ValueError, match=r"ignore has '\(', which is not a regular"):
         ImportConfig("sttr", "weights.pth", tmp_path / "student", ignore=("(",))
 
 

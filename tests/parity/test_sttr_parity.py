@@ -18,7 +18,7 @@ from student_jax import STTRConfig, convert
 from student_jax.nets.convolution import UpsampleConv
 from student_jax.nets.imagenet import MEAN, STD
 from student_jax.nets.resnet import ResNet
-from student_jax.students.sttr.transformer import EncoderLayer
+from student_jax.nets.transformer import EncoderLayer
 
 FIXTURES = Path(__file__).parent / "fixtures"
 # Relative to the largest entry. The network's own float32 rounding is about 5e-6; the smallest

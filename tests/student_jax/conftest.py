@@ -10,7 +10,7 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_opti
 
 from negatives import SIZE, negative
 
-from student_jax.students.sttr.config import STTRConfig
+from student_jax import MiniConfig, STTRConfig
 from student_jax.training.config import TrainConfig
 from triplets import ImageSet, TripletWriter
 
@@ -39,11 +39,10 @@ def triplets(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_model():
-    """The smallest student that has every part of the mini: compiles in seconds."""
+    """The smallest STTR: it has frozen layers, dropout and batch norm, and compiles in seconds."""
     return STTRConfig(
-        backbone="light",
-        content_widths=(8, 8),
-        style_widths=(8, 8),
+        content_widths=(256,),
+        style_widths=(256,),
         hidden_dim=16,
         num_heads=2,
         num_encoder_layers=1,
@@ -51,8 +50,22 @@ def tiny_model():
         mlp_dim=16,
         dropout=0.1,
         tail_dim=16,
-        tail_batch_norm=True,
-        content_skips=True,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_mini():
+    """The smallest mini student."""
+    return MiniConfig(
+        content_widths=(8, 8),
+        style_widths=(8, 8),
+        hidden_dim=16,
+        num_heads=2,
+        num_encoder_layers=1,
+        num_decoder_layers=1,
+        mlp_dim=16,
+        tail_dim=16,
+        style_code=4,
     )
 
 
@@ -66,7 +79,7 @@ def train_settings(triplets, tiny_model):
         "batch_size": 4,
         "crop_size": 32,
         "learning_rate": 3e-3,
-        "backbone_rate": 1.0,
+        "slow_rate": 1.0,
         "warmup_steps": 2,
         "held_out_fraction": 0.2,
         "checkpoint_every": 4,

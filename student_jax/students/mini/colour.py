@@ -3,56 +3,71 @@
 It costs next to nothing, so it is always computed in float32.
 """
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-MOMENTS = 13
-"""Channels of `cell_moments`."""
-
 STATISTICS = 12
-"""Numbers of `statistics`."""
+"""Numbers of a `ColourStatistics`."""
 
 CHANNEL_PAIRS = ((0, 1), (0, 2), (1, 2))
-MAP_NUMBERS = 42
-"""Numbers of a `ColourMap`."""
+
+TERMS = 9
+"""Of a quadratic polynomial of three channels, the constant apart."""
+
+
+class ColourStatistics(NamedTuple):
+    """How the colours of each picture are distributed."""
+
+    mean: Float[Array, "b 3"]
+    deviation: Float[Array, "b 3"]
+    correlation: Float[Array, "b 3"]
+    """Of `CHANNEL_PAIRS`."""
+    skewness: Float[Array, "b 3"]
+
+
+class QuadraticMap(NamedTuple):
+    """A map of all colours of each picture; see `apply_colour_map`."""
+
+    scale: Float[Array, "b 3"]
+    offset: Float[Array, "b 3"]
+    mean: Float[Array, "b 3"]
+    """Of the content, as its deviation: what colours are measured by before they are squared."""
+    deviation: Float[Array, "b 3"]
+    coefficients: Float[Array, "b 9 3"]
+    """Of z_i, z_i^2 - 1 and z_i z_j, in standard units z of the content."""
+    constant: Float[Array, "b 3"]
 
 
 def _products(colours: Float[Array, "*b 3"]) -> Float[Array, "*b 3"]:
     return jnp.stack([colours[..., i] * colours[..., j] for i, j in CHANNEL_PAIRS], axis=-1)
 
 
-def cell_moments(
-    images: Float[Array, "b h w 3"], mask: Bool[Array, "b h w"] | None, stride: int
-) -> Float[Array, "b h2 w2 13"]:
-    """Of each square of `stride` pixels: the share that is no padding, and the means over the
-    square of the colours, of their squares, products and cubes, with padding as zero."""
+def colour_moments(images: Float[Array, "b h w 3"], stride: int) -> Float[Array, "b h2 w2 12"]:
+    """Means of the colours, of their squares, products and cubes, over each square of `stride`
+    pixels."""
     b, h, w, _ = images.shape
-    if mask is None:
-        inside = jnp.ones((b, h, w, 1), images.dtype)
+    moments = jnp.concatenate([images, images**2, _products(images), images**3], axis=-1)
+    return moments.reshape(b, h // stride, stride, w // stride, stride, -1).mean((2, 4))
+
+
+def colour_statistics(
+    moments: Float[Array, "b h w 12"], hidden: Bool[Array, "b h w"] | None = None
+) -> ColourStatistics:
+    """Statistics of whole pictures from the moments of their squares, but for the hidden ones."""
+    if hidden is None:
+        total = moments.mean((1, 2))
     else:
-        inside = 1 - mask[..., None].astype(images.dtype)
-    images = inside * images
-    moments = jnp.concatenate([inside, images, images**2, _products(images), images**3], axis=-1)
-    cells = moments.reshape(b, h // stride, stride, w // stride, stride, MOMENTS)
-    return cells.mean((2, 4))
-
-
-def statistics(
-    moments: Float[Array, "b n 13"], padding: Bool[Array, "b n"] | None = None
-) -> Float[Array, "b 12"]:
-    """Means, standard deviations, correlations and skewness of the three channels, from the moments
-    of all cells."""
-    if padding is not None:
-        moments = jnp.where(padding[..., None], 0, moments)
-    total = moments.sum(1)
-    mean, square, product, cube = jnp.split(total[:, 1:] / total[:, :1], 4, axis=-1)
+        seen = ~hidden[..., None]
+        total = jnp.where(seen, moments, 0).sum((1, 2)) / seen.sum((1, 2))
+    mean, square, product, cube = jnp.split(total, 4, axis=-1)
     # A flat picture has no deviation; the constant, a fiftieth of ImageNet's, keeps it from zero.
     deviation = jnp.sqrt(jnp.maximum(square - mean**2, 0) + 4e-4)
     correlation = (product - _products(mean)) / _products(deviation)
     skewness = (cube - 3 * mean * square + 2 * mean**3) / deviation**3
-    bounded = jnp.clip(skewness, -4, 4)
-    return jnp.concatenate([mean, deviation, correlation, bounded], axis=-1)
+    return ColourStatistics(mean, deviation, correlation, jnp.clip(skewness, -4, 4))
 
 
 class ColourMap(nnx.Module):
@@ -64,57 +79,54 @@ class ColourMap(nnx.Module):
     """
 
     def __init__(self, *, rngs: nnx.Rngs):
+        zeros = nnx.initializers.zeros
         self.hidden1 = nnx.Linear(2 * STATISTICS, 128, rngs=rngs)
         self.hidden2 = nnx.Linear(128, 128, rngs=rngs)
-        self.output = nnx.Linear(128, 30, kernel_init=nnx.initializers.zeros, rngs=rngs)
+        self.output = nnx.Linear(128, 3 * (TERMS + 1), kernel_init=zeros, rngs=rngs)
 
-    def __call__(
-        self, content: Float[Array, "b 12"], style: Float[Array, "b 12"]
-    ) -> Float[Array, "b 42"]:
-        """The numbers that `apply_colour_map` takes, from `statistics`."""
-        x = jnp.concatenate([content, style], axis=-1)
+    def __call__(self, content: ColourStatistics, style: ColourStatistics) -> QuadraticMap:
+        """The map of each row."""
+        x = jnp.concatenate([*content, *style], axis=-1)
         x = self.output(nnx.gelu(self.hidden2(nnx.gelu(self.hidden1(x)))))
+        polynomial = x.reshape(-1, TERMS + 1, 3)
         # A nearly flat content would otherwise be stretched to noise.
-        scale = jnp.clip(style[:, 3:6] / content[:, 3:6], 0.25, 4.0)
-        offset = style[:, :3] - scale * content[:, :3]
-        return jnp.concatenate([scale, offset, content[:, :6], x], axis=-1)
+        scale = jnp.clip(style.deviation / content.deviation, 0.25, 4.0)
+        return QuadraticMap(
+            scale,
+            offset=style.mean - scale * content.mean,
+            mean=content.mean,
+            deviation=content.deviation,
+            coefficients=polynomial[:, :TERMS],
+            constant=polynomial[:, TERMS],
+        )
 
 
 def apply_colour_map(
-    numbers: Float[Array, "b 42"], colours: Float[Array, "b h w 3"]
+    colour_map: QuadraticMap, colours: Float[Array, "b h w 3"]
 ) -> Float[Array, "b h w 3"]:
-    """The map of a picture's colours that a `ColourMap` answered with.
+    """The colours of each picture by its map.
 
     A scale and an offset of each channel, plus a quadratic polynomial of the colours in standard
     units, held within 4 deviations, beyond which squares would run away.
     """
-    numbers = numbers[:, None, None].astype(colours.dtype)
-    scale, offset, mean, deviation = (numbers[..., 3 * i : 3 * i + 3] for i in range(4))
-    z = jnp.clip((colours - mean) / deviation, -4, 4)
+    scale, offset, mean, deviation, coefficients, constant = (
+        x.astype(colours.dtype) for x in colour_map
+    )
+
+    def everywhere(x: Float[Array, "b 3"]) -> Float[Array, "b 1 1 3"]:
+        return x[:, None, None]
+
+    z = jnp.clip((colours - everywhere(mean)) / everywhere(deviation), -4, 4)
     terms = jnp.concatenate([z, z**2 - 1, _products(z)], axis=-1)
-    coefficients = numbers[:, 0, 0, 12:39].reshape(-1, 9, 3)
-    polynomial = jnp.einsum("bhwt,btc->bhwc", terms, coefficients) + numbers[..., 39:]
-    return scale * colours + offset + polynomial
+    polynomial = jnp.einsum("bhwt,btc->bhwc", terms, coefficients) + everywhere(constant)
+    return everywhere(scale) * colours + everywhere(offset) + polynomial
 
 
-def feature_statistics(
-    features: Float[Array, "b h w c"], mask: Bool[Array, "b h2 w2"] | None
-) -> Float[Array, "b 2*c"]:
-    """Means and standard deviations of the channels over what is no padding.
-
-    Args:
-        mask: of the picture the features come from, True at padding; its sides are multiples of
-            theirs.
-    """
+def feature_statistics(features: Float[Array, "b h w c"]) -> Float[Array, "b 2*c"]:
+    """Means and standard deviations of the channels."""
     x = features.astype(jnp.float32)
-    if mask is None:
-        inside = jnp.ones((*x.shape[:3], 1))
-    else:
-        steps = (mask.shape[1] // x.shape[1], mask.shape[2] // x.shape[2])
-        inside = 1.0 - mask[:, :: steps[0], :: steps[1], None]
-    total = inside.sum((1, 2))
-    mean = (inside * x).sum((1, 2)) / total
-    variance = (inside * (x - mean[:, None, None]) ** 2).sum((1, 2)) / total
+    mean = x.mean((1, 2))
+    variance = ((x - mean[:, None, None]) ** 2).mean((1, 2))
     return jnp.concatenate([mean, jnp.sqrt(variance + 1e-5)], axis=-1)
 
 

@@ -1,13 +1,12 @@
 """Weights of the released STTR, by the names of its authors' code."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from student_jax.nets import torch_names
 from student_jax.nets.resnet_weights import resnet_table
 from student_jax.nets.torch_names import (
     CONV,
@@ -18,11 +17,22 @@ from student_jax.nets.torch_names import (
     Entry,
     Table,
     batch_norm,
+    fill,
     layer,
+    named_arrays,
     norm,
 )
 from student_jax.students.sttr.config import STTRConfig
 from student_jax.students.sttr.model import STTR
+
+NOT_THE_MODEL = (
+    # Beside the model, the authors' training saves their criterion's VGG19 and its buffers, the
+    # detection heads that the code descends from, and counters that frozen norms do not have.
+    r"^(criterion\.)?(vgg_encoder\.|empty_weight$)",
+    r"^(class_embed|bbox_embed|query_embed)\.",
+    r"^backbone_.*\.num_batches_tracked$",
+)
+"""Regular expressions of names in the authors' files that are not part of the model."""
 
 
 def sttr_from_torch(
@@ -30,33 +40,28 @@ def sttr_from_torch(
     config: STTRConfig,
     *,
     dtype: DTypeLike = jnp.float32,
+    ignored: Iterable[str] = NOT_THE_MODEL,
 ) -> STTR:
     """An STTR with the weights of the authors' `state_dict`.
 
+    Args:
+        dtype: in which the model computes.
+        ignored: regular expressions of names that are left out, as if they were not there.
+
     Raises:
-        ValueError: for a config that is no variant of the authors' model; else lists all tensors
-            that are missing, unexpected or of a wrong shape.
+        ValueError: lists all tensors that are missing, unexpected or of a wrong shape.
     """
-    return torch_names.from_torch(
-        lambda: STTR(config, dtype=dtype, rngs=nnx.Rngs(0)), _table(config), state_dict
+    return fill(
+        lambda: STTR(config, dtype=dtype, rngs=nnx.Rngs(0)), _table(config), state_dict, ignored
     )
 
 
 def sttr_to_torch(model: STTR) -> dict[str, np.ndarray]:
-    """The authors' `state_dict` of a model: the exact inverse of `sttr_from_torch`.
-
-    Raises:
-        ValueError: for a model that is no variant of the authors'.
-    """
-    return torch_names.to_torch(model, _table(model.config))
+    """The authors' `state_dict` of a model: the exact inverse of `sttr_from_torch`."""
+    return named_arrays(model, _table(model.config))
 
 
 def _table(config: STTRConfig) -> Table:
-    if config.backbone != "resnet50" or not config.tail_batch_norm or config.content_skips:
-        raise ValueError(
-            "only models with resnet50 backbones, batch norm in the tail and no content skips "
-            "have names in the authors' code"
-        )
     table: Table = {}
     for name, widths in (("content", config.content_widths), ("style", config.style_widths)):
         table |= resnet_table(

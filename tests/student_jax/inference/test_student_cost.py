@@ -2,12 +2,14 @@ import sys
 
 import pytest
 
+from student_jax import MiniStudent
 from student_jax.inference import cost
 from student_jax.inference.cost import count
+from student_jax.student import STUDENTS, Registered
 
 
-def test_measured_memory_is_that_of_the_run_alone(tiny_model, monkeypatch):
-    monkeypatch.setitem(cost.PRESETS, "tiny", lambda: tiny_model)
+def test_measured_memory_is_that_of_the_run_alone(tiny_mini, monkeypatch):
+    monkeypatch.setitem(STUDENTS, "tiny", Registered(lambda: tiny_mini, MiniStudent))
     ran = cost.run("tiny", 64)
     assert ran["seconds"] > 0
     if sys.platform != "linux":

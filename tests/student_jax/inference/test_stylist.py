@@ -1,27 +1,43 @@
-import dataclasses
-
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 from PIL import Image
 
-from student_jax import STTR
 from student_jax.inference import stylist as stylise
 from student_jax.inference.pictures import mask_pixels
-from student_jax.inference.stylist import HALO, EncodedStyle, Plan, Stylist
-from student_jax.inference.tiling import bucket, mirror_pad, nearest_bucket, ramp, spans
-from student_jax.students.mini.colour import MAP_NUMBERS
+from student_jax.inference.plan import Plan
+from student_jax.inference.stylist import EncodedStyle, Stylist
+from student_jax.inference.tiling import (
+    bucket,
+    core_slices,
+    mirror_pad,
+    nearest_bucket,
+    ramp,
+    spans,
+    tile_slices,
+)
+from student_jax.student import build_student
 from triplets import InputError
 
 
-@pytest.fixture(scope="module")
-def student(tiny_model):
-    model = STTR(tiny_model, rngs=nnx.Rngs(1))
-    # Untrained students change next to nothing; with this one a wrong pixel shows.
+def visible(model):
+    """Untrained students change next to nothing; with this one a wrong pixel shows."""
     kernel = model.tail.upsamplings[-1].kernel
     kernel[...] = 30 * kernel[...]
     return model
+
+
+@pytest.fixture(scope="module")
+def student(tiny_mini):
+    return visible(build_student(tiny_mini, rngs=nnx.Rngs(1)))
+
+
+@pytest.fixture(scope="module", params=["mini", "sttr"])
+def any_student(request, tiny_mini, tiny_model):
+    config = {"mini": tiny_mini, "sttr": tiny_model}[request.param]
+    return visible(build_student(config, rngs=nnx.Rngs(1)))
 
 
 @pytest.fixture(scope="module")
@@ -191,17 +207,19 @@ def test_a_folder_of_odd_sizes_needs_few_programs(student):
     assert stylist.num_programs == 3
 
 
+def num_tokens(style):
+    return style.memories[0].attended.tokens.shape[1]
+
+
 def test_large_styles_are_reduced_and_their_sizes_few(student):
     stylist = Stylist(student, style_size=64)
     tokens = {
-        stylist.encode_style(picture(h, w)).memories[0].tokens.shape[1]
+        num_tokens(stylist.encode_style(picture(h, w)))
         for h, w in ((128, 128), (130, 131), (640, 650), (64, 64))
     }
     assert tokens == {16 * 16}
-    assert (
-        Stylist(student, style_size=None).encode_style(picture(96, 96)).memories[0].tokens.shape[1]
-        == 24 * 24
-    )
+    as_it_is = Stylist(student, style_size=None)
+    assert num_tokens(as_it_is.encode_style(picture(96, 96))) == 24 * 24
 
 
 def test_buckets():
@@ -211,6 +229,8 @@ def test_buckets():
     assert [nearest_bucket(x, 16) for x in (1, 70, 341, 256)] == [64, 64, 320, 256]
     sides = {bucket(x, 16) for x in range(256, 4097)}
     assert len(sides) == 4 * 4 + 1 and all(side % 16 == 0 for side in sides)
+    # Any stride will do.
+    assert all(f(x, 12) % 12 == 0 for x in range(1, 999, 7) for f in (bucket, nearest_bucket))
 
 
 def test_mirror_padding():
@@ -222,44 +242,54 @@ def test_mirror_padding():
 
 
 @pytest.mark.parametrize(("length", "tile"), [(40, 20), (41, 20), (33, 32), (20, 20), (7, 20)])
-def test_tiles_answer_for_each_place_once(length, tile):
+def test_the_cores_of_tiles_cover_each_place_once(length, tile):
     halo = 4
     parts = spans(length, tile, halo)
-    assert [place for s in parts for place in range(s.low, s.high)] == list(range(length))
+    covered = [index for s in parts for index in range(s.core_start, s.core_stop)]
+    assert covered == list(range(length))
     for s in parts:
         assert s.start >= 0 and s.start + min(tile, length) <= length
-        assert s.low == 0 or s.low - s.start >= halo
-        assert s.high == length or s.start + tile - s.high >= halo
+        assert s.core_start == 0 or s.core_start - s.start >= halo
+        assert s.core_stop == length or s.start + tile - s.core_stop >= halo
         assert ramp(length, tile, halo, s).min() > 0
 
 
-def test_tiles_are_exact_where_attention_is_whole(student):
+def test_slices_of_tiles_and_their_cores():
+    y, x = spans(20, 20, 4)[0], spans(40, 20, 4)[1]
+    assert tuple(x) == (12, 16, 28)
+    assert tile_slices(y, x, (20, 20)) == (slice(0, 20), slice(12, 32))
+    in_whole, in_tile = core_slices(y, x, stride=2)
+    assert in_whole == (slice(0, 40), slice(32, 56)) and in_tile == (slice(0, 40), slice(8, 32))
+
+
+def test_tiles_are_exact_where_attention_is_whole(any_student):
     """The step at tile borders is rounding."""
     content, style = picture(150, 203), picture(64, 64, seed=1)
-    stylist = Stylist(student)
+    stylist = Stylist(any_student)
     encoded = stylist.encode_style(style)
     side = 4 * 26  # tokens of 4 px: two halos and ten tokens between them
-    assert side > 8 * HALO
-    tiled = stylist._predict_in_tiles(content, encoded, Plan((150, 203), (side, side), None, 0))
+    assert side > 8 * any_student.tiles.halo
+    tiled = stylist(content, encoded, plan=Plan((150, 203), (side, side), None, 0))
     padded = mirror_pad(content, 152, 204)
-    whole = np.asarray(student(jnp.array(padded[None]), jnp.array(style[None]))[0]).clip(0, 1)
+    predict = jax.jit(lambda content, style: any_student(content, style))
+    whole = np.asarray(predict(jnp.array(padded[None]), jnp.array(style[None]))[0]).clip(0, 1)
     np.testing.assert_allclose(tiled, whole[:150, :203], atol=1e-5)
 
 
-def test_windows_of_attention_fade_into_each_other(student, monkeypatch):
+def test_windows_of_attention_fade_into_each_other(any_student, monkeypatch):
     content, style = picture(160, 208), picture(64, 64, seed=1)
-    stylist = Stylist(student)
+    stylist = Stylist(any_student)
     encoded = stylist.encode_style(style)
     plan = Plan((160, 208), (104, 104), (26, 26), 0)
-    whole = stylist._predict_in_tiles(content, encoded, plan._replace(window=None))
-    faded = stylist._predict_in_tiles(content, encoded, plan)
+    whole = stylist(content, encoded, plan=plan._replace(window=None))
+    faded = stylist(content, encoded, plan=plan)
 
     def cut(length, tile, halo, span):
-        place = np.arange(tile) + span.start
-        return np.float32((place >= span.low) & (place < span.high))
+        index = np.arange(tile) + span.start
+        return np.float32((index >= span.core_start) & (index < span.core_stop))
 
     monkeypatch.setattr(stylise, "ramp", cut)
-    abrupt = stylist._predict_in_tiles(content, encoded, plan)
+    abrupt = stylist(content, encoded, plan=plan)
     effect = np.abs(whole - content).mean()
     assert np.abs(faded - whole).mean() < 0.05 * effect
     # The largest step from a column to the next that the whole does not have.
@@ -269,21 +299,22 @@ def test_windows_of_attention_fade_into_each_other(student, monkeypatch):
     assert step[0] < 0.02 * effect
 
 
-def test_windows_share_the_statistics_of_the_whole_picture(tiny_model):
+def test_windows_share_the_statistics_of_the_whole_picture(student):
     """A map of colours for each window would show as a step between them."""
-    model = dataclasses.replace(tiny_model, colour_map=True, style_code=4)
-    student = STTR(model, rngs=nnx.Rngs(1))
     stylist = Stylist(student)
     style = stylist.encode_style(picture(64, 64, seed=1))
-    content = picture(40 * model.content_stride, 52 * model.content_stride)
-    grid = np.array(student.encode_content(content[None])[0])
-    whole = stylist._transform_in_windows(grid.copy(), style, (40, 52))
-    windows = stylist._transform_in_windows(grid.copy(), style, (26, 26))
-    maps = windows[..., model.tail_dim :]
-    assert maps.shape[-1] == MAP_NUMBERS + 4
-    # Weights of windows are summed and divided by again.
-    np.testing.assert_allclose(maps, maps[:, :1, :1].repeat(40, 1).repeat(52, 2), atol=1e-5)
-    np.testing.assert_allclose(maps, whole[..., model.tail_dim :], atol=1e-5)
+    stride = student.config.content_stride
+    content = picture(40 * stride, 52 * stride)
+    tokens = jax.device_get(student.tiles.encode(content[None]))
+    whole = stylist._transform(tokens, style, (40, 52))
+    windows = stylist._transform(tokens, style, (26, 26))
+    assert windows.tokens.shape == whole.tokens.shape
+    for name in ("colour_map", "style_code"):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
+            getattr(windows, name),
+            getattr(whole, name),
+        )
 
 
 def test_the_plan_keeps_within_the_memory(student):
@@ -297,6 +328,16 @@ def test_the_plan_keeps_within_the_memory(student):
     assert "in tiles of 512 x 512 px, exact attention" in str(plan)
     with pytest.raises(InputError, match="1000 x 1000 px do not fit into 0 MiB"):
         Stylist(student, max_memory=1000).plan(1000, 1000, style)
+
+
+def test_a_plan_that_was_made_is_followed(student):
+    stylist = Stylist(student)
+    content, style = picture(64, 64), stylist.encode_style(picture(64, 64, seed=1))
+    plan = stylist.plan(64, 64, style)
+    programs = stylist.num_programs
+    expected = stylist(content, style, plan=plan)
+    assert stylist.num_programs == programs
+    np.testing.assert_array_equal(stylist(content, style), expected)
 
 
 def test_batches_that_do_not_fit_are_done_one_by_one(student):

@@ -68,9 +68,16 @@ def test_weights_of_a_deeper_model_are_unexpected(weights):
         convert.sttr_from_torch(weights | {deeper: np.zeros(16)}, SMALL)
 
 
-def test_only_the_authors_architecture_has_names():
-    with pytest.raises(ValueError, match="no content skips have names"):
-        convert.sttr_from_torch({}, STTRConfig.mini())
+def test_what_the_authors_save_beside_the_model_is_ignored(weights):
+    beside = {
+        "criterion.vgg_encoder.slice1.0.weight": np.zeros(1),
+        "empty_weight": np.zeros(1),
+        "bbox_embed.layers.0.bias": np.zeros(1),
+        "backbone_style.body.bn1.num_batches_tracked": np.zeros(()),
+    }
+    convert.sttr_from_torch(weights | beside, SMALL)
+    with pytest.raises(ValueError, match="unexpected: empty_weight"):
+        convert.sttr_from_torch(weights | beside, SMALL, ignored=())
 
 
 def test_resnet_ignores_what_a_backbone_does_not_have(model, weights):

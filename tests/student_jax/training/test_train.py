@@ -19,10 +19,11 @@ from flax import nnx
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from student_jax import STTR
+from student_jax.student import build_student, config_to_json
 from student_jax.training.checkpoint import Checkpoints, load_student
 from student_jax.training.config import TrainConfig
 from student_jax.training.progress import TrainingError
-from student_jax.training.train import starts_from_frozen_noise, train
+from student_jax.training.train import has_frozen_parameters, train
 from student_jax.weights.folder import save_pretrained
 from triplets import InputError
 
@@ -31,11 +32,11 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 from student_jax.training import sharding
-from student_jax.students.sttr.config import STTRConfig
+from student_jax.student import config_from_json
 from student_jax.training.config import TrainConfig
 from student_jax.training.train import train
 fields = json.loads(sys.argv[1])
-fields["model"] = STTRConfig.from_dict(fields["model"])
+fields["model"] = config_from_json(fields["model"])
 fields["workdir"] = Path(fields["workdir"])
 for name in ("data", "data_weights"):
     fields[name] = tuple(fields[name])
@@ -45,7 +46,7 @@ train(TrainConfig(**fields))
 
 
 def start(config, devices=1) -> subprocess.Popen:
-    fields = json.dumps(dataclasses.asdict(config), default=str)
+    fields = json.dumps(config.to_json())
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, fields], env=os.environ | {"XLA_FLAGS": flags}
@@ -212,10 +213,9 @@ def test_run_killed_again_and_again_ends_the_same(finished, tmp_path):
 @pytest.mark.slow
 def test_devices_and_processes_do_not_change_the_run(finished, tmp_path):
     """Four devices, also with the parameters spread over them, and two processes of two each."""
-    settings = dataclasses.asdict(finished) | {"model": finished.model, "log_every": 1}
 
     def run(name, devices=1, **changes):
-        config = TrainConfig(**(settings | {"workdir": tmp_path / name} | changes))
+        config = dataclasses.replace(finished, workdir=tmp_path / name, **changes)
         return config, start(config, devices)
 
     with socket.socket() as probe:
@@ -277,6 +277,33 @@ def test_run_from_before_a_setting_existed_continues(finished, tmp_path, capsys)
     assert "has its 12 steps already" in capsys.readouterr().out
 
 
+def test_run_of_version_0_1_0_continues_and_is_loaded(finished, tmp_path, capsys):
+    """Its file does not name the student, and has an older name of a setting."""
+    fields = json.loads((finished.workdir / "config.json").read_text())
+    assert fields["model"] == config_to_json(finished.model)
+    del fields["model"]["student"]
+    fields["model"] |= {"backbone": "resnet50", "tail_batch_norm": True}
+    fields["model"] |= {"content_skips": False, "colour_map": False, "style_code": 0}
+    fields["backbone_rate"] = fields.pop("slow_rate")
+    config = dataclasses.replace(finished, workdir=tmp_path / "run", resume=True)
+    config.workdir.mkdir()
+    (config.workdir / "config.json").write_text(json.dumps(fields))
+    (config.workdir / "checkpoints").symlink_to(finished.workdir / "checkpoints")
+    train(config)
+    assert "has its 12 steps already" in capsys.readouterr().out
+    for a, b in zip(parameters(config), parameters(finished), strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(InputError, match=r"has slow_rate = 1\.0, not 0\.5"):
+        train(dataclasses.replace(config, slow_rate=0.5))
+    with pytest.raises(InputError, match="has model = "):
+        train(dataclasses.replace(config, model=dataclasses.replace(config.model, mlp_dim=8)))
+    (config.workdir / "config.json").write_text(
+        json.dumps(fields | {"model": fields["model"] | {"content_skips": True}})
+    )
+    with pytest.raises(InputError, match=r"does not describe a student: .*neither"):
+        load_student(config.workdir)
+
+
 def test_step_that_gives_no_number_names_its_batch(finished, tmp_path):
     model = STTR(finished.model, rngs=nnx.Rngs(0))
     model.tail.upsamplings[-1].bias[...] = jnp.nan
@@ -320,9 +347,15 @@ def test_settings_that_make_no_sense(train_config, change, message):
         dataclasses.replace(train_config, **change)
 
 
-def test_frozen_layers_of_random_numbers_are_noticed(tmp_path):
-    # What the reference freezes comes from ImageNet, or from another student; the mini has none.
-    reference = TrainConfig.reference(("data",), tmp_path)
-    assert starts_from_frozen_noise(reference)
-    assert not starts_from_frozen_noise(dataclasses.replace(reference, init_from="imagenet"))
-    assert not starts_from_frozen_noise(TrainConfig.mini(("data",), tmp_path))
+def test_frozen_layers_of_random_numbers_are_noticed(tiny_model, tiny_mini):
+    # What STTR freezes comes from ImageNet, or from another student; the mini has none.
+    for config, frozen in ((tiny_model, True), (tiny_mini, False)):
+        student = nnx.eval_shape(lambda config=config: build_student(config, rngs=nnx.Rngs(0)))
+        assert has_frozen_parameters(student) == frozen
+
+
+def test_the_warning_of_frozen_layers(train_config, capfd):
+    train(dataclasses.replace(train_config, steps=3))
+    warning = capfd.readouterr().err
+    assert "are never trained and stay as they start, which is at random" in warning
+    assert "style-distil weights import" in warning

@@ -1,6 +1,7 @@
 """Sine position encoding of a grid of tokens."""
 
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 
@@ -27,3 +28,20 @@ def position_encoding(padding: Bool[Array, "b h w"], dim: int) -> Float[Array, "
         return jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1).reshape(*valid.shape, -1)
 
     return jnp.concatenate([encode(axis=1), encode(axis=2)], axis=-1)
+
+
+def cells(mask: Bool[ArrayLike, "b h w"], stride: int) -> Bool[Array, "b h2 w2"]:
+    """The cells of a grid that are padding, from a mask of pixels (True = padding).
+
+    A cell is padding when its first pixel is: nearest-neighbour resizing.
+    """
+    return jnp.asarray(mask)[:, ::stride, ::stride]
+
+
+def grid_positions(
+    grid: Float[Array, "b h w c"], hidden: Bool[Array, "b h w"] | None = None
+) -> Float[Array, "_ h w c"]:
+    """The position encodings of a grid of tokens, of one row for all where nothing is hidden."""
+    if hidden is None:
+        hidden = jnp.zeros((1, *grid.shape[1:3]), bool)
+    return position_encoding(hidden, grid.shape[-1]).astype(grid.dtype)
