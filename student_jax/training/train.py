@@ -185,8 +185,8 @@ def train(config: TrainConfig) -> None:
             except TrainingError as error:
                 last = (checkpoints.steps() or ["none"])[-1]
                 raise TrainingError(
-                    f"{one_line(error)}; the last good checkpoint is {last}: look at these triplets, "
-                    "or try a lower --learning-rate."
+                    f"{one_line(error)}; the last good checkpoint is {last}: look at these "
+                    "triplets, or try a lower --learning-rate."
                 ) from error
 
     # Summary
