@@ -5,8 +5,8 @@
 
 "cold" is a process's first picture, compilation included, "warm" the median of the following ones,
 "new style" one with another style, each as wall-clock seconds and, in brackets, seconds of all
-cores, which say more on a busy machine. "peak" is the process's largest resident memory. Untrained
-weights cost the same as trained ones.
+cores, which say more on a busy machine. "peak" is the process's largest resident memory, which only
+Linux reports. Untrained weights cost the same as trained ones.
 
 A second table is of the programs' commands: a folder of photographs with one style, everything
 included. "first" finds no compiled program in the cache, "next" the one that "first" left there.
@@ -16,7 +16,6 @@ import itertools
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from fresh_process import table_cells
 from PIL import Image
 
 from triplets.bundled import SAMPLES
+from triplets.memory import peak_bytes
 
 
 @dataclass(frozen=True)
@@ -166,9 +166,8 @@ def measure(worker: Worker) -> None:
     warm = [seconds(worker.styles[0]) for _ in range(worker.repeats)]
     figures.append(tuple(map(statistics.median, zip(*warm, strict=True))))
     figures.append(seconds(worker.styles[1]))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     row = [f"{wall:.2f} ({cores:.2f})" for wall, cores in figures]
-    print(json.dumps([*row, f"{peak:.0f}"]))
+    print(json.dumps([*row, f"{peak_bytes() / 2**20:.0f}"]))
 
 
 if __name__ == "__main__":

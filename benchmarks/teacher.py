@@ -8,7 +8,7 @@ the result. The weights are random: speed does not depend on them. All ways must
 pictures, or the benchmark fails.
 
 On a CPU every measurement is a process of its own, and its time is processor time, which another
-load on the machine disturbs least; run it with OMP_NUM_THREADS=1.
+load on the machine disturbs least; run it with OMP_NUM_THREADS=1, on Linux.
 """
 
 import gc
@@ -22,17 +22,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-import psutil
 import torch
 import tyro
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from teacher_torch import StyleID, StyleIDConfig
+from teacher_torch.cost import stable_diffusion_15
 from teacher_torch.latent_diffusion import Components
 from teacher_torch.mini.pretrain import build_autoencoder, build_scheduler, build_unet
 from teacher_torch.styleid.ddim import adain
+from triplets.memory import PeakGrowth
 
 MIB = 1024**2
 
@@ -154,15 +154,8 @@ def build(config: BenchmarkConfig) -> Components:
     torch.manual_seed(0)
     if config.model == "mini":
         unet, vae = build_unet(), build_autoencoder()
-    else:  # the constructors' defaults are those of Stable Diffusion 1.x, but for these
-        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
-        vae = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            block_out_channels=(128, 256, 512, 512),
-            layers_per_block=2,
-            force_upcast=False,
-        )
+    else:
+        unet, vae, _ = stable_diffusion_15()
     null_text = torch.randn(1, 77 if config.model == "sd15" else 1, unet.config.cross_attention_dim)
     dtype = getattr(torch, config.dtype)
     for module in (unet, vae):
@@ -242,24 +235,19 @@ def _measure_here(run: Callable, components: Components) -> Measurement:
     device = components.unet.device
     on_cpu = device.type == "cpu"
     gc.collect()
-    if on_cpu:
-        before, clock = psutil.Process().memory_info().rss, time.process_time
-    else:
+    clock = time.process_time if on_cpu else time.perf_counter
+    if not on_cpu:
         torch.cuda.reset_peak_memory_stats()
         torch.cuda.synchronize()
-        before, clock = torch.cuda.memory_allocated(), time.perf_counter
-    start = clock()
-    pairs, picture = run()
-    picture = picture.float().cpu()
-    seconds = clock() - start
+        before = torch.cuda.memory_allocated()
+    with PeakGrowth() as grown:
+        start = clock()
+        pairs, picture = run()
+        picture = picture.float().cpu()
+        seconds = clock() - start
     handle.remove()
-    if on_cpu:
-        import resource
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    else:
-        peak = torch.cuda.max_memory_allocated()
-    return Measurement(seconds, pairs, rows, peak - before, picture)
+    peak_bytes = grown.bytes if on_cpu else torch.cuda.max_memory_allocated() - before
+    return Measurement(seconds, pairs, rows, peak_bytes, picture)
 
 
 def flops_per_pair(run: Callable) -> float:

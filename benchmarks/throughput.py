@@ -67,7 +67,7 @@ class Config:
 class Worker:
     """What one process measures."""
 
-    what: Literal["rate", "stages", "profile", "peak"]
+    what: Literal["device", "peak", "rate", "stages", "profile"]
     kind: Kind
     batch: int
     preset: str
@@ -89,8 +89,8 @@ def main(config: Config) -> None:
         except subprocess.CalledProcessError:
             return None
 
-    device, versions, known, measured = cells("peak")
-    peak = (config.peak_tflops or known or measured) * 1e12
+    device, versions, known = cells("device")
+    peak = 1e12 * (config.peak_tflops or known or cells("peak")[0])
     source = "given" if config.peak_tflops else "data sheet" if known else "of a matrix product"
     print(
         f"{device}; {versions}; the {config.preset} student, {config.size} x {config.size} px, "
@@ -131,18 +131,21 @@ def main(config: Config) -> None:
 
 def measure(worker: Worker) -> None:
     """Print, in JSON, what this process is for."""
-    measures = {"rate": rate, "stages": stages, "profile": profile, "peak": peak}
-    print(json.dumps(measures[worker.what](worker)))
+    measures = (device, peak, rate, stages, profile)
+    print(json.dumps({m.__name__: m for m in measures}[worker.what](worker)))
 
 
-def peak(worker: Worker) -> list:
-    """The device, versions, its TFLOP/s by the data sheet (or None) and in a matrix product."""
-    x = jnp.ones((4096, 4096), worker.dtype)
-    seconds = seconds_each(program(jnp.matmul, x, x).call, worker.seconds)
+def device(worker: Worker) -> tuple[str, str, float | None]:
+    """The device, versions, and its TFLOP/s by the data sheet, if that is known."""
     known = peak_flops(None) if worker.dtype == "bfloat16" else None
     versions = f"jax {jax.__version__}, jaxlib {jax.lib.__version__}"
-    device = jax.devices()[0].device_kind
-    return [device, versions, known and known / 1e12, 2 * 4096**3 / seconds / 1e12]
+    return jax.devices()[0].device_kind, versions, known and known / 1e12
+
+
+def peak(worker: Worker) -> list[float]:
+    """TFLOP/s in a product of two matrices."""
+    x = jnp.ones((4096, 4096), worker.dtype)
+    return [2 * 4096**3 / seconds_each(program(jnp.matmul, x, x).call, worker.seconds) / 1e12]
 
 
 def rate(worker: Worker) -> list[float]:
@@ -226,9 +229,6 @@ def program(function: Callable, *args, donate: bool = False) -> Program:
     """Compile a function; with `donate` its first output replaces its first argument each time."""
     traced = jax.jit(function, donate_argnums=0 if donate else ()).trace(*args)
     compiled = traced.lower().compile()
-    memory = compiled.memory_analysis()
-    held = memory.argument_size_in_bytes + memory.output_size_in_bytes
-    held += memory.temp_size_in_bytes - memory.alias_size_in_bytes
     state = args[0]
 
     def call():
@@ -238,7 +238,14 @@ def program(function: Callable, *args, donate: bool = False) -> Program:
         state, output = compiled(state, *args[1:])
         return output
 
-    return Program(call, count_flops(traced.jaxpr), held)
+    return Program(call, count_flops(traced.jaxpr), planned_bytes(compiled))
+
+
+def planned_bytes(compiled: jax.stages.Compiled) -> int:
+    """Peak memory of a program, with its inputs and outputs, as the compiler counts."""
+    memory = compiled.memory_analysis()
+    kept = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    return kept - memory.alias_size_in_bytes + memory.temp_size_in_bytes
 
 
 def student_and_pictures(worker: Worker, **changes) -> tuple[Student, jax.Array, jax.Array]:

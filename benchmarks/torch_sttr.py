@@ -9,11 +9,10 @@ import math
 import torch
 from torch import nn
 
+from student_jax.nets import imagenet
 from student_jax.nets.resnet import BLOCKS
 
-MEAN, STD = (
-    torch.tensor(x).view(1, 3, 1, 1) for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-)
+MEAN, STD = (torch.from_numpy(x).view(1, 3, 1, 1) for x in (imagenet.MEAN, imagenet.STD))
 
 
 class FrozenBatchNorm(nn.Module):

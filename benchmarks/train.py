@@ -32,6 +32,13 @@ from student_jax.training.train_state import create_train_state, make_optimiser
 from student_jax.training.train_step import train_step
 from triplets import ImageSet, TripletWriter
 
+OBJECTIVES = {
+    "L1": {"loss": "L1"},
+    "perceptual, on 128 px": {"loss": "perceptual", "features_crop": 128},
+    "texture, on 128 px": {"loss": "texture", "features_crop": 128},
+    "perceptual, on all": {"loss": "perceptual", "features_crop": None},
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class BenchmarkConfig:
@@ -45,14 +52,10 @@ class BenchmarkConfig:
     """Pictures a step."""
     repeats: int = 4
     """Rounds; each runs a step with every objective once, after one that is not counted."""
-
-
-OBJECTIVES = {
-    "L1": {"loss": "L1"},
-    "perceptual, on 128 px": {"loss": "perceptual", "features_crop": 128},
-    "texture, on 128 px": {"loss": "texture", "features_crop": 128},
-    "perceptual, on all": {"loss": "perceptual", "features_crop": None},
-}
+    objectives: tuple[str, ...] = tuple(OBJECTIVES)
+    """Which of them to measure, besides L1."""
+    pipeline_batches: int = 400
+    """Batches that the input pipeline alone is timed for."""
 
 
 NUM_PICTURES, SHARD_SIZE = 16, 32
@@ -79,7 +82,7 @@ def random_triplets(folder: Path, size: int) -> str:
     return str(folder)
 
 
-def pipeline(data: str, size: int, batch_size: int, num_workers: int) -> float:
+def pipeline(data: str, size: int, batch_size: int, num_workers: int, count: int) -> float:
     """Triplets a second of the pipeline alone."""
     sources, _ = load_sources([data], None, 0.1)
     batches = training_batches(
@@ -88,7 +91,7 @@ def pipeline(data: str, size: int, batch_size: int, num_workers: int) -> float:
     # What is prepared ahead before the first batch is asked for must not count.
     for _ in itertools.islice(batches, 50):
         pass
-    count, start = 400, time.perf_counter()
+    start = time.perf_counter()
     for _ in itertools.islice(batches, count):
         pass
     rate = count * batch_size / (time.perf_counter() - start)
@@ -126,15 +129,18 @@ def prepare(
 
 def measure(data: str, size: int, config: BenchmarkConfig) -> None:
     """Print the figures of one size."""
-    rates = [pipeline(data, size, config.batch_size, workers) for workers in (0, 2)]
+    rates = [
+        pipeline(data, size, config.batch_size, workers, config.pipeline_batches)
+        for workers in (0, 2)
+    ]
     print(
         f"\n{size} px, batch {config.batch_size}: the pipeline alone gives {rates[0]:.0f} "
         f"triplets/s with threads, {rates[1]:.0f} with 2 processes\n"
     )
     student = initial_student(TrainConfig.mini((data,), Path()))
     programs = {
-        name: prepare(data, size, config.batch_size, student, changes)
-        for name, changes in OBJECTIVES.items()
+        name: prepare(data, size, config.batch_size, student, OBJECTIVES[name])
+        for name in dict.fromkeys(("L1", *config.objectives))
     }
     states = {name: state for name, (_, state, *_) in programs.items()}
     times: dict[str, list] = {name: [] for name in programs}

@@ -26,7 +26,7 @@ from student_jax.evaluation.report import cell, write_text
 from student_jax.inference.stylist import Stylist
 from student_jax.training.data import Triplets, open_triplets
 from student_jax.weights.folder import open_student
-from triplets import DatasetError, InputError
+from triplets import DatasetError, InputError, one_line
 from triplets.format import load_json
 
 Values = dict[str, list[float]]
@@ -121,7 +121,7 @@ def read_kept(path: Path) -> dict:
     try:
         return load_json(path)
     except DatasetError as error:
-        raise InputError(f"{error}; delete the file, to measure again.") from error
+        raise InputError(f"{one_line(error)}; delete the file, to measure again.") from error
 
 
 def measure_run(run: TrainingRun, judge: Judge, examples: ExampleSet) -> Values:

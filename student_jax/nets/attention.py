@@ -127,6 +127,7 @@ class MultiHeadAttention(nnx.Module):
     ):
         self.num_heads = num_heads
         self.dropout_rate = dropout_rate
+        self.score_bytes: int | None = None  # see `attention`
 
         def projection():
             return nnx.Linear(
@@ -158,5 +159,6 @@ class MultiHeadAttention(nnx.Module):
             padding,
             dropout_rate=self.dropout_rate,
             dropout_key=None if rngs is None else rngs.dropout(),
+            score_bytes=self.score_bytes,
         )
         return self.output(output.reshape(query.shape))

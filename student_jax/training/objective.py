@@ -43,7 +43,8 @@ def load_features(name: Literal["vgg16", "vgg19"], vgg19_weights: str) -> Featur
     try:
         return vgg19_from_torch(read_weights(find_weights(vgg19_weights)))
     except ValueError as error:
-        raise InputError(f"--vgg19-weights {vgg19_weights}: {error}") from error
+        reason = str(error).removesuffix(".")
+        raise InputError(f"--vgg19-weights {vgg19_weights}: {reason}.") from error
 
 
 def make_objective(

@@ -116,7 +116,7 @@ class Progress:
         wrong = [f"{k} {v}" for k, v in self.terms.items() if not math.isfinite(v)]
         if wrong:
             raise TrainingError(
-                f"step {step} gave {' and '.join(wrong)} on the batch {', '.join(records)}"
+                f"step {step} gave {' and '.join(wrong)} on the batch {', '.join(records)}."
             )
         now = time.perf_counter()
         if self._clock is not None:

@@ -14,7 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from triplets import InputError
+from triplets import InputError, one_line
 
 MIN_SHARDED_SIZE = 2**14
 """Entries below which an array is copied to each device: gathering it would cost more."""
@@ -41,8 +41,9 @@ def start_processes(
         else:
             jax.distributed.initialize(coordinator, num_processes, process_id)
     except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise InputError(f"--coordinator {coordinator} does not work: {reason}") from error
+        raise InputError(
+            f"--coordinator {coordinator} does not work: {one_line(error)}."
+        ) from error
 
 
 def make_mesh(fsdp: int = 1) -> Mesh:

@@ -32,7 +32,7 @@ from student_jax.training.train_step import predict, train_step
 from student_jax.training.validation import validate
 from student_jax.weights.folder import open_student
 from student_jax.weights.provenance import library_versions, weights_sha256
-from triplets import InputError
+from triplets import InputError, one_line
 from triplets.atomic import atomic_write, make_folder
 
 
@@ -172,7 +172,7 @@ def train(config: TrainConfig) -> None:
                         with progress.paused():
                             metrics, samples = validate_fn(state)
                             if not math.isfinite(metrics[BEST_METRIC]):
-                                raise TrainingError(f"step {step} left no finite prediction")
+                                raise TrainingError(f"step {step} left no finite prediction.")
                             checkpoints.save(state, metrics)
                             writer.scalars(step, _named("validation_{}", metrics))
                             writer.picture(step, "held_out", samples)
@@ -185,8 +185,8 @@ def train(config: TrainConfig) -> None:
             except TrainingError as error:
                 last = (checkpoints.steps() or ["none"])[-1]
                 raise TrainingError(
-                    f"{error}; the last good checkpoint is {last}. Look at these triplets, or try "
-                    "a lower --learning-rate."
+                    f"{one_line(error)}; the last good checkpoint is {last}: look at these "
+                    "triplets, or try a lower --learning-rate."
                 ) from error
 
     # Summary

@@ -1,7 +1,7 @@
 """Files that both worlds read: the sample pictures and the small perceptual networks' weights.
 
-`SAMPLES` holds `content/` and `style/` pictures (see samples/SOURCES.md); `WEIGHTS` holds float16
-safetensors with torchvision's parameter names (see weights/SOURCES.md).
+`SAMPLES` holds `content/` and `style/` pictures; `WEIGHTS` holds safetensors with torchvision's
+parameter names. The SOURCES.md in each names the origin and licence of every file.
 """
 
 from pathlib import Path
