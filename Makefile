@@ -32,6 +32,7 @@ quickstart: $(VENV)/installed
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
 
 # One thread a worker: JAX and torch would otherwise fight over the cores.
 test: lint
