@@ -146,14 +146,14 @@ COMMANDS = Group(
             {
                 "import": Command(
                     "Make a student of published weights: STTR's checkpoint or ImageNet backbones.",
-                    "student_jax.weights.published",
+                    "student_jax.students.sttr.published",
                     "import_weights",
                     "ImportConfig",
                     extra="student",
                 ),
                 "export": Command(
                     "Write a student by the names of STTR's authors, in a safetensors file.",
-                    "student_jax.weights.published",
+                    "student_jax.students.sttr.published",
                     "export_weights",
                     "ExportConfig",
                     extra="student",

@@ -125,7 +125,7 @@ def dump_config_type(teacher: str = DEFAULT_TEACHER, preset: str | None = None) 
     ]
     if len(method.presets) > 1:
         named = "Settings of the method by name; its flags below override them."
-        choice = Literal[tuple(method.presets)]
+        choice = Literal[tuple(method.presets)]  # pyrefly: ignore[invalid-literal]
         fields.append(("preset", Annotated[choice, tyro.conf.arg(help=named)], first))
     return make_dataclass(
         "DumpConfig",

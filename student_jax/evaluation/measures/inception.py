@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from student_jax.nets.torch_names import CONV, Table, batch_norm, from_torch, layer
+from student_jax.nets.torch_names import CONV, Table, batch_norm, fill, layer
 from student_jax.weights.published import find_weights, read_weights
 from triplets import InputError
 
@@ -214,7 +214,7 @@ def inception_from_torch(state_dict: Mapping[str, np.ndarray]) -> Inception:
         ValueError: lists all tensors that are missing, unexpected or of a wrong shape.
     """
     ignored = [r"^(fc|AuxLogits)\.", r"\.num_batches_tracked$"]
-    return from_torch(_build, inception_table(), state_dict, ignored)
+    return fill(_build, inception_table(), state_dict, ignored)
 
 
 class ArtFeatures:
