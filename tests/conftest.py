@@ -12,7 +12,7 @@ from triplets import ImageSet, TripletWriter
 _cache = tempfile.TemporaryDirectory(prefix="jax-cache-")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
 
-# Nothing widens a number's type or repeats an axis unasked, and what runs on one device runs on two.
+# Nothing widens a type or repeats an axis unasked, and what runs on one device runs on two.
 os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["JAX_NUM_CPU_DEVICES"] = "2"
