@@ -42,7 +42,9 @@ class LPIPS:
 
     def __call__(self, a: Picture, b: Picture) -> float:
         if min(a.shape[:2]) < 64:
-            raise ValueError(f"pictures of {a.shape[1]} x {a.shape[0]} px; LPIPS needs 64 px")
+            raise ValueError(
+                f"pictures of {a.shape[1]} x {a.shape[0]} px; LPIPS needs 64 px a side."
+            )
         return float(self._distance(self._weights, np.stack([a, b]).astype(np.float32)))
 
     @classmethod
