@@ -28,7 +28,7 @@ class DistillationWeights:
     def __post_init__(self):
         weights = dataclasses.astuple(self)
         if min(weights) < 0 or max(weights) == 0:
-            raise ValueError(f"weights are {self}; expected none below 0 and one above")
+            raise ValueError(f"weights are {self}; expected none below 0 and one above.")
 
     @property
     def need_features(self) -> bool:
@@ -67,7 +67,7 @@ def gram_loss(
         ValueError: when there are no features, or layers, shapes or the reduction do not fit.
     """
     if reduction not in ("sum", "mean"):
-        raise ValueError(f"the Gram reduction is {reduction!r}; expected 'sum' or 'mean'")
+        raise ValueError(f"the Gram reduction is {reduction!r}; expected 'sum' or 'mean'.")
     loss = jnp.zeros(())
     for prediction, target in paired(prediction_features, target_features):
         difference = gram_matrix(prediction) - gram_matrix(target)

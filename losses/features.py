@@ -20,12 +20,12 @@ def paired(prediction: Features, target: Features) -> Iterator[Pair]:
     if not prediction or prediction.keys() != target.keys():
         raise ValueError(
             f"the prediction has features of {sorted(prediction)} and the target of "
-            f"{sorted(target)}; expected the same layers, at least one"
+            f"{sorted(target)}; expected the same layers, at least one."
         )
     for name, features in prediction.items():
         if features.shape != target[name].shape:
             raise ValueError(
                 f"at {name} the prediction's features are {features.shape} and the target's "
-                f"{target[name].shape}; expected the same shape"
+                f"{target[name].shape}; expected the same shape."
             )
         yield features, target[name]

@@ -18,6 +18,6 @@ def pixel_loss(
     if prediction.shape != target.shape:
         raise ValueError(
             f"the prediction is {prediction.shape} and the target {target.shape}; "
-            "expected the same shape"
+            "expected the same shape."
         )
     return jnp.mean((prediction - target) ** 2)

@@ -38,7 +38,7 @@ def texture_loss(prediction_features: Features, target_features: Features) -> Fl
         difference = _deviations(prediction) - expected
         terms.append(jnp.sum(difference**2) / (jnp.sum(expected**2) + 1e-6))
     if not terms:
-        raise ValueError(f"all features are smaller than {WINDOW} x {WINDOW}: use larger pictures")
+        raise ValueError(f"all features are smaller than {WINDOW} x {WINDOW}: use larger pictures.")
     return sum(terms)
 
 

@@ -100,8 +100,8 @@ def validation_triplets(workdir: Path, max_pairs: int) -> list[tuple[Triplets, S
     """
     if not (workdir / "config.json").is_file() or not (workdir / "checkpoints").is_dir():
         raise InputError(
-            f'"{workdir}" is not the workdir of a training run, so nothing is known to be held '
-            "out: give --data, --gold, or --content and --style."
+            f'"{workdir}" is not the workdir of a training run, which would say what it '
+            "validated on: give --data, --gold, or --content and --style."
         )
     run = load_config(workdir)
     if run["validation"]:

@@ -5,8 +5,9 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-STD = np.array([0.229, 0.224, 0.225], np.float32)
+# Of the channels of [b h w 3], in four axes so that nothing is broadcast unasked.
+MEAN = np.array([[[[0.485, 0.456, 0.406]]]], np.float32)
+STD = np.array([[[[0.229, 0.224, 0.225]]]], np.float32)
 
 
 def normalise(images: Float[ArrayLike, "b h w 3"]) -> Float[Array, "b h w 3"]:

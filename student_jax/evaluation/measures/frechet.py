@@ -15,7 +15,7 @@ def frechet_distance(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -
         ValueError: fewer than two pictures in a set.
     """
     if min(len(a), len(b)) < 2:
-        raise ValueError(f"sets of {len(a)} and {len(b)} pictures; a covariance needs two")
+        raise ValueError(f"sets of {len(a)} and {len(b)} pictures; a covariance needs two.")
     a, b = a.astype(np.float64), b.astype(np.float64)
     x, y = ((s - s.mean(axis=0)) / np.sqrt(len(s) - 1) for s in (a, b))
     # A = x^T x and B = y^T y, so the eigenvalues of A B are the squared singular values of x y^T:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import lax
 from jaxtyping import Array, Float
 
 from student_jax.nets.torch_names import CONV, Table, batch_norm, fill, layer
@@ -258,7 +259,7 @@ def _max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ c"]:
 
 def _average_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
     """Means of 3 x 3 positions; the zeros beyond the border count."""
-    return nnx.avg_pool(x, window_shape=(3, 3), strides=(1, 1), padding=((1, 1), (1, 1)))
+    return nnx.pool(x, 0.0, lax.add, (3, 3), (1, 1), ((1, 1), (1, 1))) / 9
 
 
 def _concatenated(*branches: Float[Array, "b h w _"]) -> Float[Array, "b h w _"]:

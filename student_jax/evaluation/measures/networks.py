@@ -33,8 +33,8 @@ class LPIPS:
     LAYERS = ((0, 4, 2), (3, 1, 2), (6, 1, 1), (8, 1, 1), (10, 1, 1))  # index, stride, padding
     POOL_BEFORE = (3, 6)
     # Not ImageNet's statistics, which the network was trained with, but those of LPIPS itself.
-    SHIFT = np.array([-0.030, -0.088, -0.188], np.float32)
-    SCALE = np.array([0.458, 0.448, 0.450], np.float32)
+    SHIFT = np.array([[[[-0.030, -0.088, -0.188]]]], np.float32)
+    SCALE = np.array([[[[0.458, 0.448, 0.450]]]], np.float32)
 
     def __init__(self, weights: Path = WEIGHTS / "lpips_alex.fp16.safetensors"):
         self._weights = {k: v.astype(np.float32) for k, v in load_file(weights).items()}
@@ -42,7 +42,9 @@ class LPIPS:
 
     def __call__(self, a: Picture, b: Picture) -> float:
         if min(a.shape[:2]) < 64:
-            raise ValueError(f"pictures of {a.shape[1]} x {a.shape[0]} px; LPIPS needs 64 px")
+            raise ValueError(
+                f"pictures of {a.shape[1]} x {a.shape[0]} px; LPIPS needs 64 px a side."
+            )
         return float(self._distance(self._weights, np.stack([a, b]).astype(np.float32)))
 
     @classmethod
@@ -61,7 +63,7 @@ class LPIPS:
                 ((padding, padding), (padding, padding)),
                 dimension_numbers=("NHWC", "OIHW", "NHWC"),
             )
-            x = jax.nn.relu(x + weights[f"features.{index}.bias"])
+            x = jax.nn.relu(x + weights[f"features.{index}.bias"][None, None, None])
             unit = x / (jnp.linalg.norm(x, axis=-1, keepdims=True) + 1e-10)
             squared = (unit[0] - unit[1]) ** 2
             total += (squared @ weights[f"lin{i}.weight"]).mean()

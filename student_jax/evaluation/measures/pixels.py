@@ -31,7 +31,7 @@ def ssim(a: Picture, b: Picture) -> float:
         ValueError: a side below 11 pixels.
     """
     if min(a.shape[:2]) < 11:
-        raise ValueError(f"pictures of {a.shape[1]} x {a.shape[0]} px; SSIM needs 11 px a side")
+        raise ValueError(f"pictures of {a.shape[1]} x {a.shape[0]} px; SSIM needs 11 px a side.")
     a, b = a.astype(np.float64), b.astype(np.float64)
 
     def local_mean(x: np.ndarray) -> np.ndarray:
