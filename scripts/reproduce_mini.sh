@@ -7,20 +7,20 @@ set -eu
 photos=$1 paintings=$2 out=$3
 python=${PYTHON:-.venv/bin/python}
 
-# The teacher, and its figures.
+# The teacher, and the figures of its autoencoder and inversion.
 $python scripts/pretrain_mini_teacher.py --photos "$photos" --paintings "$paintings" \
     --ema-decay 0.995 --latent-pool 6400 --unet-steps 1600 \
     --workdir "$out/teacher" --out "$out/teacher/model"
 $python scripts/measure_teacher.py --photos "$photos" --paintings "$paintings" \
-    --teacher "$out/teacher/model" --pairs-side 12 --ablations --out "$out/teacher_measures"
+    --model "$out/teacher/model" --out "$out/teacher_measures"
 
 # Its triplets: random tiles of the pictures to train on, and a tile of the held-out ones.
 $python scripts/split_pictures.py --pictures "$photos" --out "$out/photos"
 $python scripts/split_pictures.py --pictures "$paintings" --out "$out/paintings"
-$python scripts/dump_teacher.py --teacher "$out/teacher/model" --steps 10 --dtype bfloat16 \
+$python scripts/dump_teacher.py --model "$out/teacher/model" --steps 10 --dtype bfloat16 \
     --content "$out/photos/train" --style "$out/paintings/train" --pairs tiles:60 \
     --out "$out/triplets"
-$python scripts/dump_teacher.py --teacher "$out/teacher/model" --steps 10 --dtype bfloat16 \
+$python scripts/dump_teacher.py --model "$out/teacher/model" --steps 10 --dtype bfloat16 \
     --content "$out/photos/held_out" --style "$out/paintings/held_out" --pairs tiles:1 \
     --out "$out/triplets_held_out"
 

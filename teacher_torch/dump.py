@@ -136,14 +136,22 @@ def dump_config_type(teacher: str = DEFAULT_TEACHER, preset: str | None = None) 
     )
 
 
-def dump_config_type_for(arguments: Sequence[str]) -> type[DumpConfig]:
-    """`dump_config_type` of the --teacher and --preset that stand among a command's arguments."""
+DumpCommand = dump_config_type()
+"""What shell completion knows of the command."""
+
+
+def parse_dump(arguments: Sequence[str], prog: str | None = None) -> DumpConfig:
+    """The settings that a command's arguments give; wrong usage ends the program with status 2.
+
+    The flags are those of the teacher, which is therefore looked up before everything is parsed.
+    """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    # Whatever is wrong with them is told by the parser that comes after this one.
+    # If something is wrong with these two, the parser that comes next says what.
     parser.add_argument("--teacher", nargs="?")
     parser.add_argument("--preset", nargs="?")
     given, _ = parser.parse_known_args(arguments)
-    return dump_config_type(given.teacher or DEFAULT_TEACHER, given.preset)
+    settings = dump_config_type(given.teacher or DEFAULT_TEACHER, given.preset)
+    return tyro.cli(settings, args=arguments, prog=prog)
 
 
 def dump(config: DumpConfig) -> None:
