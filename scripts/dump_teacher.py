@@ -8,7 +8,6 @@ import sys
 
 from command import run
 
-from triplets import InputError
 from triplets.import_pictures import ImportConfig, import_pictures
 from triplets.preview import PreviewConfig, preview
 from triplets.tfds_export import ExportConfig, export_tfds
@@ -29,9 +28,6 @@ if __name__ == "__main__":
         run(main, config, config.__doc__)
     else:
         # Imported here, because torch takes seconds that the other commands do not need.
-        from teacher_torch.dump import dump, parse_dump
+        from teacher_torch.dump import dump, dump_config_type_for
 
-        try:
-            dump(parse_dump(sys.argv[1:]))
-        except InputError as error:
-            sys.exit(f"error: {error}")
+        run(dump, dump_config_type_for(sys.argv[1:]), __doc__)

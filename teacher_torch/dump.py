@@ -125,7 +125,7 @@ def dump_config_type(teacher: str = DEFAULT_TEACHER, preset: str | None = None) 
     ]
     if len(method.presets) > 1:
         named = "Settings of the method by name; its flags below override them."
-        choice = Literal[tuple(method.presets)]
+        choice = Literal[tuple(method.presets)]  # pyrefly: ignore[invalid-literal]
         fields.append(("preset", Annotated[choice, tyro.conf.arg(help=named)], first))
     return make_dataclass(
         "DumpConfig",
@@ -136,22 +136,14 @@ def dump_config_type(teacher: str = DEFAULT_TEACHER, preset: str | None = None) 
     )
 
 
-DumpCommand = dump_config_type()
-"""What shell completion knows of the command."""
-
-
-def parse_dump(arguments: Sequence[str], prog: str | None = None) -> DumpConfig:
-    """The settings that a command's arguments give; wrong usage ends the program with status 2.
-
-    The flags are those of the teacher, which is therefore looked up before everything is parsed.
-    """
+def dump_config_type_for(arguments: Sequence[str]) -> type[DumpConfig]:
+    """`dump_config_type` of the --teacher and --preset that stand among a command's arguments."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    # If something is wrong with these two, the parser that comes next says what.
+    # Whatever is wrong with them is told by the parser that comes after this one.
     parser.add_argument("--teacher", nargs="?")
     parser.add_argument("--preset", nargs="?")
     given, _ = parser.parse_known_args(arguments)
-    settings = dump_config_type(given.teacher or DEFAULT_TEACHER, given.preset)
-    return tyro.cli(settings, args=arguments, prog=prog)
+    return dump_config_type(given.teacher or DEFAULT_TEACHER, given.preset)
 
 
 def dump(config: DumpConfig) -> None:

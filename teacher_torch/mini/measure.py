@@ -1,9 +1,12 @@
 """How well a latent diffusion model keeps pictures: its autoencoder, and inversion and back.
 
+    python -m teacher_torch.mini.measure --photos FOLDER --paintings FOLDER --out FOLDER
+
 What a teacher makes of pairs is measured on a dump of them: `style-distil evaluate --data DUMP`.
 """
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+import tyro
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
@@ -124,3 +128,10 @@ def measure_model(config: MeasureConfig) -> None:
         with atomic_write(config.out / name) as file:
             file.write(f"{text}\n".encode())
     print(table)
+
+
+if __name__ == "__main__":
+    try:
+        measure_model(tyro.cli(MeasureConfig))
+    except InputError as error:
+        sys.exit(f"error: {error}")

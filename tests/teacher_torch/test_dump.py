@@ -12,11 +12,12 @@ import interrupted_dumps
 import numpy as np
 import pytest
 import torch
+import tyro
 from diffusers import UNet2DConditionModel
 from PIL import Image
 
 from teacher_torch import StyleID, StyleIDConfig
-from teacher_torch.dump import DumpConfig, dump, parse_dump
+from teacher_torch.dump import DumpConfig, dump, dump_config_type, dump_config_type_for
 from teacher_torch.pixels import to_model_range, to_uint8
 from triplets import InputError, TripletDataset
 from triplets.format import encode_json
@@ -220,7 +221,7 @@ def test_settings_that_cannot_be_used(config, changes, message):
 
 def parse(flags):
     arguments = ["--content", "a", "--style", "b", "--out", "c", *flags.split()]
-    return parse_dump(arguments, "style-distil dump")
+    return tyro.cli(dump_config_type_for(arguments), args=arguments)
 
 
 @pytest.mark.parametrize(
@@ -275,7 +276,7 @@ def test_flags_of_the_tile(flags, tile):
 
 def test_help_shows_the_defaults_of_the_preset(capsys):
     with pytest.raises(SystemExit):
-        parse_dump(["--preset", "port", "--help"], "style-distil dump")
+        tyro.cli(dump_config_type("styleid", "port"), args=["--help"])
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "--steps INT DDIM steps of the inversion" in text and "(default: 20)" in text
     assert "Query preservation" in text and "Folder of content pictures" in text

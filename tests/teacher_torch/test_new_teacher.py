@@ -18,12 +18,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import tyro
 from interrupted_dumps import dump_and_die, fork, status
 from PIL import Image
 
 from teacher_torch import Teacher, register_teacher, work
 from teacher_torch.devices import MemoryNeed
-from teacher_torch.dump import DumpConfig, dump, parse_dump
+from teacher_torch.dump import DumpConfig, dump, dump_config_type_for
 from teacher_torch.teacher import Prepared
 from triplets import DatasetError, TripletDataset
 
@@ -187,6 +188,10 @@ def interrupted(pictures, tmp_path_factory):
     return folder
 
 
+def parse(arguments):
+    return tyro.cli(dump_config_type_for(arguments), args=arguments)
+
+
 def files(root):
     return {p.relative_to(root): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
 
@@ -223,15 +228,15 @@ def test_a_tile_is_no_larger_than_what_there_is(config, tmp_path):
 
 def test_flags_of_a_new_teacher(config):
     arguments = ["--content", config.content, "--style", config.style, "--out", str(config.out)]
-    parsed = parse_dump([*arguments, "--teacher", "mean_colour", "--strength", "0.5"])
+    parsed = parse([*arguments, "--teacher", "mean_colour", "--strength", "0.5"])
     assert parsed.method == ColourConfig(0.5)
     dump(parsed)
     with pytest.raises(DatasetError, match=r"settings\.colour\.strength is 0\.5 there, now 1\.0"):
         dump(config)
     with pytest.raises(DatasetError, match=r"settings\.teacher is 'mean_colour' there, now 'le"):
-        dump(parse_dump([*arguments, "--teacher", "learned_colour", "--strength", "0.5"]))
+        dump(parse([*arguments, "--teacher", "learned_colour", "--strength", "0.5"]))
     with pytest.raises(SystemExit):  # it has one preset, so no flag, and none of StyleID's flags
-        parse_dump([*arguments, "--teacher", "mean_colour", "--gamma", "0.5"])
+        parse([*arguments, "--teacher", "mean_colour", "--gamma", "0.5"])
 
 
 @pytest.mark.parametrize("teacher", ["mean_colour", "learned_colour"])
