@@ -1,9 +1,10 @@
-"""What stylising one picture costs the teacher: parameters, arithmetic, time, memory.
+"""What stylising one picture costs StyleID: parameters, arithmetic, time, memory.
 
     python -m teacher_torch.cost MODEL SIZE STEPS count|run [DEVICE]
 
 prints one line of JSON. MODEL is "mini", "sd15" or a folder in the layout of diffusers. Costs do
-not depend on the values of the weights, so the first two need none. scripts/cost.py calls this.
+not depend on the values of the weights, so the first two need none. `style-distil study cost` calls
+this.
 """
 
 import json
@@ -18,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from teacher_torch.devices import open_device
+from teacher_torch.devices import device_name, open_device
 from teacher_torch.latent_diffusion import Components, load_components
 from teacher_torch.mini.pretrain import (
     build_autoencoder,
@@ -26,13 +27,13 @@ from teacher_torch.mini.pretrain import (
     build_unet,
     null_text_embedding,
 )
-from teacher_torch.styleid.config import StyleIDConfig
-from teacher_torch.styleid.teacher import StyleID
+from teacher_torch.styleid import StyleIDConfig, StyleIDTeacher
+from teacher_torch.teacher import ROLES, Key, Teacher
 from triplets import InputError
 from triplets.memory import PeakGrowth
 
 SMALL = 64
-"""Pixels a side of the picture that sets things up; no model of this structure takes smaller."""
+"""Side in pixels of the picture that sets things up, the smallest that such models take."""
 SLOW_SECONDS = 5.0
 """A picture of 2 steps that takes longer is timed once, not three times."""
 
@@ -71,23 +72,23 @@ def build_components(model: str, device: str | torch.device, dtype: torch.dtype)
     return Components(unet, vae, build_scheduler(), text)
 
 
-def stylise_one(
-    components: Components, size: int, steps: int
-) -> tuple[Float[Tensor, "1 3 size size"], int]:
-    """Invert a content and a style and stylise the one with the other, in `steps` DDIM steps.
+def open_teacher(components: Components, steps: int) -> StyleIDTeacher:
+    """StyleID by the paper's settings, but in `steps` DDIM steps."""
+    return StyleIDTeacher(components, replace(StyleIDConfig.paper(), num_steps=steps))
 
-    Returns the picture and the evaluations of the UNet (rows of its calls) that it took.
+
+def stylise_one(teacher: Teacher, size: int) -> tuple[Float[Tensor, "3 size size"], int]:
+    """Prepare a content and a style and stylise the one with the other.
+
+    Returns the picture and the UNet rows that it took.
     """
-    teacher = _teacher(components, steps)
-    evaluations = []
-    teacher.after_call = evaluations.append
-    image = torch.rand(1, 3, size, size, device=components.unet.device)
-    picture = teacher.stylise(teacher.invert(image), teacher.invert(image))
-    return picture, sum(evaluations)
-
-
-def _teacher(components: Components, steps: int) -> StyleID:
-    return StyleID(*components, replace(StyleIDConfig.paper(), num_steps=steps))
+    rows = []
+    teacher.after_call = rows.append
+    image = torch.rand(1, 3, size, size, device=teacher.device)
+    content, style = (teacher.prepare(role, image, [Key(0, **{role: "image"})]) for role in ROLES)
+    pair, key = torch.zeros(1, 2, dtype=torch.long), Key(0, "image", "image")
+    [picture] = teacher.stylise(content, style, pair, [key])
+    return picture, sum(rows)
 
 
 def count(model: str, size: int, steps: int) -> dict[str, int]:
@@ -99,13 +100,13 @@ def count(model: str, size: int, steps: int) -> dict[str, int]:
     """
     components = build_components(model, "meta", torch.float32)
     # Both are linear in the steps.
-    two, three = (_counted(components, size, few) for few in (2, 3))
+    two, three = (_counted(open_teacher(components, few), size) for few in (2, 3))
     flops, evaluations = (a + (steps - 2) * (b - a) for a, b in zip(two, three, strict=True))
-    teacher = _teacher(components, steps)
-    latents = teacher.encode(torch.zeros(1, 3, size, size, device=components.unet.device))
+    styleid = open_teacher(components, steps).styleid
+    latents = styleid.encode(torch.zeros(1, 3, size, size, device=components.unet.device))
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         components.unet(latents, 1, components.null_text_embedding)
-    again = 2 * (teacher.schedule.sampling_start + 1)  # content and style in each sampling step
+    again = 2 * (styleid.schedule.sampling_start + 1)  # content and style in each sampling step
     return {
         "parameters": sum(p.numel() for m in components[:2] for p in m.parameters()),
         "evaluations": evaluations - again,
@@ -115,11 +116,11 @@ def count(model: str, size: int, steps: int) -> dict[str, int]:
     }
 
 
-def _counted(components: Components, size: int, steps: int) -> tuple[int, int]:
-    """Operations, and evaluations of the UNet."""
+def _counted(teacher: Teacher, size: int) -> tuple[int, int]:
+    """Operations, and UNet rows."""
     with FlopCounterMode(display=False) as counter:
-        _, evaluations = stylise_one(components, size, steps)
-    return counter.get_total_flops(), evaluations
+        _, rows = stylise_one(teacher, size)
+    return counter.get_total_flops(), rows
 
 
 def run(
@@ -129,21 +130,22 @@ def run(
 
     The time is that of 2 and of 4 steps, continued to `steps`. The memory of a GPU is the peak of
     its allocator; that of a CPU is the weights and what the process grows by for the first picture,
-    None where the system does not tell.
+    None if the system does not report it.
     """
     dtypes = (torch.float32, torch.bfloat16) if device.type == "cpu" else (torch.float16,)
     trials = []
     for dtype in dtypes:
         components = build_components(model, device, dtype)
-        stylise_one(components, SMALL, 2)  # the first call also sets things up
+        teacher = open_teacher(components, 2)
+        stylise_one(teacher, SMALL)  # the first call also sets things up
         with PeakGrowth() as grown:
-            seconds = [_timed(components, size, 2)]
-        peak = _peak_bytes(components, grown.bytes)
+            seconds = [_timed(teacher, size)]
+        peak = _peak_bytes(teacher, grown.bytes)
         more = 0 if seconds[0] > SLOW_SECONDS else 2
-        seconds += [_timed(components, size, 2) for _ in range(more)]
+        seconds += [_timed(teacher, size) for _ in range(more)]
         trials.append((statistics.median(seconds), more, peak, components))
     of_two, more, peak, components = min(trials, key=lambda trial: trial[0])
-    of_four = statistics.median(_timed(components, size, 4) for _ in range(1 + more))
+    of_four = statistics.median(_timed(open_teacher(components, 4), size) for _ in range(1 + more))
     return {
         "seconds": of_two + (steps - 2) * (of_four - of_two) / 2,
         "peak_bytes": peak,
@@ -152,27 +154,26 @@ def run(
     }
 
 
-def _timed(components: Components, size: int, steps: int) -> float:
+def _timed(teacher: Teacher, size: int) -> float:
     """Seconds of one picture."""
     start = time.perf_counter()
-    stylise_one(components, size, steps)[0].cpu()  # waits for the device
+    stylise_one(teacher, size)[0].cpu()  # waits for the device
     return time.perf_counter() - start
 
 
-def _peak_bytes(components: Components, grown: int | None) -> int | None:
+def _peak_bytes(teacher: Teacher, grown: int | None) -> int | None:
     """Peak memory of a picture, weights included, for which the process grew by `grown` bytes."""
-    device = components.unet.device
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if device.type != "cpu" or grown is None:
+    if teacher.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(teacher.device)
+    if teacher.device.type != "cpu" or grown is None:
         return None
-    return sum(p.nbytes for module in components[:2] for p in module.parameters()) + grown
+    return teacher.memory(SMALL, 1, 1, 1).weights + grown
 
 
 def _name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU (threads: {torch.get_num_threads()})" if device.type == "cpu" else device.type
+    return (
+        f"CPU (threads: {torch.get_num_threads()})" if device.type == "cpu" else device_name(device)
+    )
 
 
 if __name__ == "__main__":

@@ -13,9 +13,8 @@ import sys
 from pathlib import Path
 
 import torch
-from diffusers import UNet2DConditionModel
 
-from teacher_torch import StyleIDConfig
+from teacher_torch import StyleIDConfig, work
 from teacher_torch.dump import DumpConfig, dump
 
 
@@ -41,9 +40,9 @@ def status(process: int) -> int:
 
 
 def dump_and_die(config: DumpConfig, event: int) -> None:
-    """Dump, with a kill -9 at the given one of all UNet calls and file operations."""
+    """Dump, with a kill -9 at the given one of all steps of progress and file operations."""
     operations = ("open", "os.rename", "os.link", "os.mkdir", "os.rmdir", "os.remove")
-    forward, seen = UNet2DConditionModel.forward, 0
+    update, seen = work.tqdm.update, 0
 
     def count():
         nonlocal seen
@@ -51,16 +50,16 @@ def dump_and_die(config: DumpConfig, event: int) -> None:
         if seen == event:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def count_call(*arguments, **keywords):
+    def count_step(*arguments):
         count()
-        return forward(*arguments, **keywords)
+        return update(*arguments)
 
     def count_operation(name, arguments):
         # Opening for reading alone leaves nothing behind.
         if name in operations and str(config.out) in str(arguments[0]):
             count()
 
-    UNet2DConditionModel.forward = count_call
+    work.tqdm.update = count_step
     sys.addaudithook(count_operation)
     dump(config)
 

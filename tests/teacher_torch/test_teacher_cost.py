@@ -27,7 +27,7 @@ def tiny(components, monkeypatch):
 def test_counted_cost_is_that_of_all_steps(tiny):
     counted = cost.count("tiny", 64, 5)
     with FlopCounterMode(display=False) as counter:
-        _, evaluations = cost.stylise_one(tiny, 64, 5)
+        _, evaluations = cost.stylise_one(cost.open_teacher(tiny, 5), 64)
     assert counted["flops_as_run"] == counter.get_total_flops() > 0
     # Two pictures are inverted in 5 steps; content, style and result take 4 to sample.
     assert counted["evaluations_as_run"] == evaluations == 2 * 5 + 3 * 4
@@ -49,10 +49,11 @@ def test_the_method_evaluates_content_and_style_once(tiny):
 def test_a_picture_runs_in_the_faster_dtype(tiny, monkeypatch, faster):
     pictures = []
 
-    def timed(components, size, steps):
-        pictures.append((str(components.unet.dtype).removeprefix("torch."), steps))
-        picture, _ = cost.stylise_one(components, size, steps)
-        assert picture.shape == (1, 3, size, size)
+    def timed(teacher, size):
+        steps = teacher.styleid.config.num_steps
+        pictures.append((str(teacher.components.unet.dtype).removeprefix("torch."), steps))
+        picture, _ = cost.stylise_one(teacher, size)
+        assert picture.shape == (3, size, size)
         # 3 s a step and 1 s besides, or slower.
         return 3 * steps + 1.0 if pictures[-1][0] == faster else 100.0
 
@@ -67,9 +68,9 @@ def test_a_picture_runs_in_the_faster_dtype(tiny, monkeypatch, faster):
 def test_fast_models_are_timed_three_times(tiny, monkeypatch):
     steps = []
 
-    def timed(components, size, few):
-        steps.append(few)
-        return 0.1 * few
+    def timed(teacher, size):
+        steps.append(teacher.styleid.config.num_steps)
+        return 0.1 * steps[-1]
 
     monkeypatch.setattr(cost, "_timed", timed)
     assert cost.run("tiny", 64, 10, CPU)["seconds"] == pytest.approx(1)
@@ -90,7 +91,7 @@ def test_peak_is_of_the_work_alone(components):
     with PeakGrowth() as grown:
         work(100_000_000)
     weights = sum(p.nbytes for m in (components.unet, components.vae) for p in m.parameters())
-    peak = cost._peak_bytes(components, grown.bytes)
+    peak = cost._peak_bytes(cost.open_teacher(components, 2), grown.bytes)
     if sys.platform == "linux":
         assert peak - weights == pytest.approx(100e6, rel=0.1)
     else:
@@ -101,7 +102,7 @@ def test_peak_is_of_the_work_alone(components):
 def test_untrained_networks_make_pictures(dtype):
     built = cost.build_components("mini", CPU, dtype)
     assert built.unet.dtype == built.vae.dtype == built.null_text_embedding.dtype == dtype
-    picture, _ = cost.stylise_one(built, 64, 2)
+    picture, _ = cost.stylise_one(cost.open_teacher(built, 2), 64)
     assert picture.isfinite().all()
 
 

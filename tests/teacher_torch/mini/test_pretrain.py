@@ -1,5 +1,4 @@
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from PIL import Image
 from teacher_torch import StyleID, StyleIDConfig
 from teacher_torch.latent_diffusion import load_components
 from teacher_torch.mini import pretrain
-from teacher_torch.mini.measure import MeasureConfig, load_held_out, measure_teacher
 from teacher_torch.mini.pretrain import AugmentedCrops, PretrainConfig
 from triplets import ImageError, InputError, in_test_split
 
@@ -74,7 +72,7 @@ def test_interrupted_pretraining_ends_as_an_unbroken_one(folders, tmp_path, monk
     with pytest.raises(InputError, match="has --unet-steps"):
         pretrain.pretrain(dataclasses.replace(whole, unet_steps=whole.unet_steps + 1))
 
-    # The model is a teacher, and its measures and contact sheet can be made.
+    # The model is a teacher.
     components = load_components(str(whole.out))
     styleid = StyleID(*components, StyleIDConfig(num_steps=3))
     content = styleid.invert(torch.zeros(1, 3, 64, 64))
@@ -104,8 +102,6 @@ def test_folders_without_pictures_leave_nothing_behind(folders, tmp_path):
     for photos, message in ((tmp_path / "empty", "holds no pictures"), ("nowhere", "not a folder")):
         with pytest.raises(InputError, match=message):
             pretrain.pretrain(config((Path(photos), folders[1]), tmp_path / "work"))
-        with pytest.raises(InputError, match=message):
-            load_held_out(Path(photos), 64, 2)
     assert not (tmp_path / "work").exists()
     with pytest.raises(InputError, match='--device "abacus" cannot be used here'):
         pretrain.pretrain(dataclasses.replace(config(folders, tmp_path / "work"), device="abacus"))
@@ -133,41 +129,3 @@ def test_a_damaged_picture_is_named_before_the_training(folders, tmp_path):
 def test_settings_that_make_no_sense(folders, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(config(folders, tmp_path), **changes)
-
-
-@pytest.mark.parametrize("changes", [{"steps": 0}, {"pairs_side": 0}, {"autoencoder_limit": 0}])
-def test_measures_that_make_no_sense(folders, tmp_path, changes):
-    with pytest.raises(ValueError, match="is 0; expected"):
-        MeasureConfig(*folders, out=tmp_path, **changes)
-
-
-def test_measures_of_a_teacher(folders, model_folder, tmp_path, capsys):
-    measure_teacher(
-        MeasureConfig(
-            *folders,
-            out=tmp_path,
-            teacher=str(model_folder),
-            steps=3,
-            pairs_side=2,
-            autoencoder_limit=2,
-            ablations=True,
-        )
-    )
-    printed = capsys.readouterr().out
-    assert printed.strip() == (tmp_path / "measures.md").read_text().strip()
-    record = json.loads((tmp_path / "measures.json").read_text())
-    by_name = {row["setting"]: row for row in record["settings"]}
-    moved = {name: row["gram_below_content"] for name, row in by_name.items()}
-    assert list(moved) == [
-        "paper, 3 steps",
-        "gamma 0.3",
-        "injection off",
-        "AdaIN off",
-        "both off",
-    ]
-    assert len(set(moved.values())) == len(moved)
-    assert {"autoencoder PSNR, photos (dB)", "inversion and back PSNR, paintings (dB)"} <= set(
-        record["figures"]
-    )
-    with Image.open(tmp_path / "contact_sheet.png") as sheet:
-        assert sheet.size == (3 * 68 + 4, 3 * 68 + 4)

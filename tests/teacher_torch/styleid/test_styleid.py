@@ -42,6 +42,28 @@ def test_one_style_or_one_for_each_content(components):
         styleid.stylise(styleid.invert(pictures(3)), style)
 
 
+def test_every_setting_changes_the_picture(components):
+    changes = (
+        {},
+        {"gamma": 0.3},
+        {"temperature": 3.0},
+        {"injection_layers": (9, 10, 11)},
+        {"convention": "port"},
+        {"inject_attention": False},
+        {"adain_init": False},
+        {"inject_attention": False, "adain_init": False},
+        {"num_steps": 5},
+    )
+    results = []
+    for change in changes:
+        styleid = teacher(components, **change)
+        content, style = styleid.invert(pictures(1)), styleid.invert(pictures(1, seed=1))
+        results.append(styleid.stylise(content, style))
+    for i, one in enumerate(results):
+        for other in results[:i]:
+            assert (one - other).abs().max() > 10 * ATOL
+
+
 def test_wide_content_and_small_style(components):
     styleid = teacher(components)
     content, style = styleid.invert(pictures(2, (64, 128))), styleid.invert(pictures(1))
