@@ -23,7 +23,7 @@ from teacher_torch.latent_diffusion import Components, load_components
 from teacher_torch.pixels import to_model_range, to_uint8
 from teacher_torch.styleid.config import StyleIDConfig
 from teacher_torch.styleid.teacher import StyleID
-from triplets import InputError, crop_and_resize, test_files, read_image
+from triplets import InputError, crop_and_resize, read_image, test_files
 from triplets.atomic import atomic_write, make_folder
 
 
