@@ -2,7 +2,7 @@
 
 from command import run
 
-from teacher_torch.pretrain import PretrainConfig, pretrain
+from teacher_torch.mini.pretrain import PretrainConfig, pretrain
 
 if __name__ == "__main__":
     run(pretrain, PretrainConfig, __doc__)

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from teacher_torch.pretrain import AugmentedCrops, PretrainConfig
 
 from teacher_torch import StyleID, StyleIDConfig, pretrain
 from teacher_torch.components import load_components
 from teacher_torch.measure import MeasureConfig, load_held_out, measure_teacher
-from teacher_torch.pretrain import AugmentedCrops, PretrainConfig
 from triplets import ImageError, InputError, is_held_out
 
 
