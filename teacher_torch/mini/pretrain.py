@@ -10,6 +10,7 @@ can take up a shorter one where its rate began to fall.
 """
 
 import copy
+import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -144,7 +145,7 @@ class Checkpoints:
         self.name, self.parts, self.steps = name, parts, steps
 
     def save(self, step: int) -> None:
-        """Replace the latest checkpoint, and the other one where the learning rate begins to fall."""
+        """Replace the latest checkpoint, and the other one where the rate begins to fall."""
         state = {key: part.state_dict() for key, part in self.parts.items()}
         state |= {"step": step, "steps": self.steps}
         # The copy comes first: after an interruption between the two it is written again.
@@ -173,10 +174,10 @@ class Checkpoints:
                 for key, part in self.parts.items():
                     part.load_state_dict(saved[key])
                 return saved["step"]
-        option = f"--{self.name}-steps"
+        enough = next(n for n in itertools.count(saved["step"]) if decay_start(n) >= saved["step"])
         raise InputError(
-            f"the training is at step {saved['step']} with its full learning rate, so it cannot "
-            f"end at {option} {self.steps}; give at least {round(saved['step'] / (1 - DECAY)) + 1}."
+            f"the {self.name} is at step {saved['step']} of its full learning rate, too late to "
+            f"end at --{self.name}-steps {self.steps}; give {enough} or more."
         )
 
 
@@ -395,7 +396,7 @@ def pretrain(config: PretrainConfig) -> None:
     condition = PictureCondition(*of_statistics).to(config.device)
     standardise_latents(autoencoder, latent_mean, latent_std)
     scheduler = build_scheduler()
-    corners = load_crops(config.paintings, *size, shift=-1)
+    corners = load_crops(config.paintings, *size, shift=-1.0)
     check = UNetCheck(autoencoder, condition, vgg, (pictures["paintings"], corners))
 
     def evaluate(unet: nn.Module, step: int) -> dict[str, float]:
