@@ -28,9 +28,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from teacher_torch import StyleID, StyleIDConfig
-from teacher_torch.cost import stable_diffusion_15
+from teacher_torch.cost import mini_networks, stable_diffusion_15
 from teacher_torch.latent_diffusion import Components
-from teacher_torch.mini.pretrain import build_autoencoder, build_scheduler, build_unet
+from teacher_torch.mini.networks import build_scheduler
 from teacher_torch.styleid.ddim import adain
 from triplets.memory import PeakGrowth
 
@@ -152,11 +152,8 @@ def _attend(attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 def build(config: BenchmarkConfig) -> Components:
     """Networks of the chosen size with random weights."""
     torch.manual_seed(0)
-    if config.model == "mini":
-        unet, vae = build_unet(), build_autoencoder()
-    else:
-        unet, vae, _ = stable_diffusion_15()
-    null_text = torch.randn(1, 77 if config.model == "sd15" else 1, unet.config.cross_attention_dim)
+    unet, vae, text = mini_networks() if config.model == "mini" else stable_diffusion_15()
+    null_text = torch.randn(text.shape)
     dtype = getattr(torch, config.dtype)
     for module in (unet, vae):
         module.to(config.device).eval().requires_grad_(False)

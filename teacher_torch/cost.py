@@ -14,19 +14,13 @@ import time
 from dataclasses import replace
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from teacher_torch.devices import device_name, open_device
-from teacher_torch.latent_diffusion import Components, load_components
-from teacher_torch.mini.pretrain import (
-    build_autoencoder,
-    build_scheduler,
-    build_unet,
-    null_text_embedding,
-)
+from teacher_torch.latent_diffusion import MINI, Components, load_components
 from teacher_torch.styleid import StyleIDConfig, StyleIDTeacher
 from teacher_torch.teacher import ROLES, Key, Teacher
 from triplets import InputError
@@ -52,13 +46,22 @@ def stable_diffusion_15() -> tuple[UNet2DConditionModel, AutoencoderKL, torch.Te
     return unet, vae, torch.zeros(1, 77, 768)
 
 
+def mini_networks() -> tuple[UNet2DConditionModel, AutoencoderKL, torch.Tensor]:
+    """Networks of the size of the bundled model, untrained, and an embedding of a text."""
+    unet, vae = (
+        kind.from_config(kind.load_config(MINI, subfolder=name))
+        for kind, name in ((UNet2DConditionModel, "unet"), (AutoencoderKL, "vae"))
+    )
+    return unet, vae, torch.zeros(1, 1, unet.config.cross_attention_dim)
+
+
 def build_components(model: str, device: str | torch.device, dtype: torch.dtype) -> Components:
     """The networks that stylising needs; "mini" and "sd15" with untrained weights."""
     if model not in ("mini", "sd15"):
         return load_components(model, device, dtype)
     with torch.device("meta"):
         if model == "mini":
-            unet, vae, text = build_unet(), build_autoencoder(), null_text_embedding()
+            unet, vae, text = mini_networks()
         else:
             unet, vae, text = stable_diffusion_15()
     for module in (unet, vae):
@@ -69,7 +72,8 @@ def build_components(model: str, device: str | torch.device, dtype: torch.dtype)
             parameter.fill_(1e-3)
     vae.to(memory_format=torch.channels_last)  # as it is loaded
     text = torch.zeros_like(text, device=device, dtype=dtype)
-    return Components(unet, vae, build_scheduler(), text)
+    scheduler = DDIMScheduler.from_pretrained(MINI, subfolder="scheduler")
+    return Components(unet, vae, scheduler, text)
 
 
 def open_teacher(components: Components, steps: int) -> StyleIDTeacher:

@@ -1,1 +1,1 @@
-"""The bundled teacher model: its weights, networks and pre-training."""
+"""The mini teacher: its networks, how they are pre-trained, and the bundled weights."""

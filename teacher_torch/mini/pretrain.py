@@ -2,24 +2,23 @@
 
 Stage 1 trains the autoencoder (8x downsampling) on crops: L1 + perceptual distance + KL.
 Stage 2 encodes a pool of crops and trains the UNet on their latents: v-prediction (Salimans & Ho,
-2022, eq. 10), one fixed null-text embedding. Both keep an exponential moving average, checkpoint
-themselves in the workdir and continue from there; each training sample is a function of
-(seed, stage, index), so a continued run sees what an unbroken one would.
+2022, eq. 10), conditioned on the VGG16 statistics of each crop, in a tenth of the rows on nothing.
+Both keep an exponential moving average, checkpoint themselves in the workdir and continue from
+there; each training sample is a function of (seed, stage, index), so a continued run sees what an
+unbroken one would. The learning rate stays constant until the last fifth, hence a longer training
+can take up a shorter one where its rate began to fall.
 """
 
+import copy
 import itertools
 import json
-import math
-import os
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from jaxtyping import Float, Float16
-from PIL import Image, ImageEnhance
+from diffusers import AutoencoderKL, DDIMScheduler
 from pytorch_optimizer import Muon
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -28,12 +27,22 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from teacher_torch.devices import open_device
+from teacher_torch.mini.checks import UNetCheck, check_autoencoder, load_crops
+from teacher_torch.mini.condition import PictureCondition, null_condition
+from teacher_torch.mini.crops import NativeCrops
+from teacher_torch.mini.latents import LatentPool
+from teacher_torch.mini.networks import (
+    build_autoencoder,
+    build_scheduler,
+    build_unet,
+    standardise_latents,
+)
 from teacher_torch.mini.perceptual import VGG16, feature_distance
-from triplets import InputError, read_image, training_files
+from triplets import InputError, read_image, test_files
 from triplets.atomic import atomic_write, make_folder
 
-NULL_TEXT_SEED = 0
-NULL_TEXT_SHAPE = (1, 1, 64)
+DECAY = 0.2
+"""Share of a stage's steps, at its end, in which the learning rate falls to 0."""
 
 
 @dataclass(frozen=True)
@@ -41,37 +50,48 @@ class PretrainConfig:
     """Settings of the mini teacher's pre-training."""
 
     photos: Path
-    """Folder of photos."""
+    """Folder of photos. The tenth that a hash of the names holds out is only measured on."""
     paintings: Path
-    """Folder of paintings; half of all training samples come from here."""
+    """Folder of paintings at their own resolution; half of all training samples come from here."""
+    artists: Path | None = None
+    """CSV table with the columns "file" and "artist": paintings are then drawn evenly by artist."""
     workdir: Path = Path("runs/mini_teacher")
-    """Checkpoints and metrics; an interrupted run continues from here."""
+    """Checkpoints, metrics and sheets; an interrupted run continues from here."""
     out: Path = Path("runs/mini_teacher/model")
-    """The finished model: a diffusers folder with float16 weights."""
+    """The model: a diffusers folder with float16 weights, renewed at each evaluation."""
     image_size: int = 256
     """Native size in pixels of the diffusion model."""
-    autoencoder_steps: int = 5000
-    autoencoder_batch: int = 6
+    min_scale: float = 0.7
+    """Pictures are reduced to this share of their native scale at most."""
+    autoencoder_steps: int = 6000
+    """A continued run may have more, as long as no latents are encoded."""
+    autoencoder_batch: int = 8
     autoencoder_crop: int = 128
     """Side in pixels of the autoencoder's training crops; it is convolutional, so small ones do."""
     autoencoder_lr: float = 6e-3
     perceptual_weight: float = 0.1
     kl_weight: float = 1e-3
-    latent_pool: int = 12_000
-    """Augmented crops that are encoded once; encoding anew at each step would cost a third more."""
-    unet_steps: int = 6000
+    latent_pool: int = 12_288
+    """Augmented crops that are encoded once. A continued run may have more."""
+    unet_steps: int = 40_000
+    """A continued run may have more; it takes up the training where its rate began to fall."""
     unet_batch: int = 16
     unet_lr: float = 6e-3
-    ema_decay: float = 0.99
-    """Short, since the schedule ends at a rate of zero: at 0.999 the average was 0.7 dB behind."""
-    checkpoint_every: int = 250
+    null_share: float = 0.1
+    """Share of the rows that are trained without a condition."""
+    ema_decay: float = 0.999
+    checkpoint_every: int = 50
+    evaluate_every: int = 1000
+    evaluation_pictures: int = 32
+    """Held-out photos, and held-out paintings, that are measured on."""
     seed: int = 0
     device: str = "cpu"
 
     def __post_init__(self):
-        sizes = ("image_size", "autoencoder_crop", "latent_pool", "checkpoint_every")
+        sizes = ("image_size", "autoencoder_crop", "latent_pool", "checkpoint_every", "min_scale")
         autoencoder = ("autoencoder_steps", "autoencoder_batch", "autoencoder_lr")
-        for name in (*sizes, *autoencoder, "unet_steps", "unet_batch", "unet_lr"):
+        evaluation = ("evaluate_every", "evaluation_pictures")
+        for name in (*sizes, *autoencoder, *evaluation, "unet_steps", "unet_batch", "unet_lr"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected more than 0")
         # The autoencoder halves its pictures three times, and the UNet its latents.
@@ -80,86 +100,11 @@ class PretrainConfig:
                 raise ValueError(
                     f"{name} is {getattr(self, name)}; expected a multiple of {multiple}"
                 )
+        for name in ("min_scale", "null_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 to 1")
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}; expected 0 or more")
-
-
-def build_autoencoder() -> AutoencoderKL:
-    """3.1 M parameters, 16 latent channels at an eighth of the size."""
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(24, 48, 96, 128),
-        layers_per_block=1,
-        latent_channels=16,
-        norm_num_groups=8,
-        # Without attention the autoencoder is local: the same picture at any size.
-        mid_block_add_attention=False,
-        sample_size=256,
-        scaling_factor=1.0,
-    )
-
-
-def build_unet() -> UNet2DConditionModel:
-    """7.9 M parameters; the block structure of Stable Diffusion, so layers 6 to 11 exist."""
-    return UNet2DConditionModel(
-        sample_size=32,
-        in_channels=16,
-        out_channels=16,
-        block_out_channels=(64, 96, 96, 96),
-        layers_per_block=2,
-        cross_attention_dim=NULL_TEXT_SHAPE[-1],
-        attention_head_dim=2,  # heads; on a CPU the softmax of each costs more than its products
-    )
-
-
-def build_scheduler() -> DDIMScheduler:
-    """Stable Diffusion's noise schedule with v-prediction."""
-    return DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-        prediction_type="v_prediction",
-    )
-
-
-def null_text_embedding() -> Float[Tensor, "1 n d"]:
-    """The one text condition that the mini teacher knows: a fixed normal draw."""
-    return torch.randn(NULL_TEXT_SHAPE, generator=torch.Generator().manual_seed(NULL_TEXT_SEED))
-
-
-class AugmentedCrops(Dataset):
-    """Endless augmented squares, float [3 size size] in [-1, 1]; each a function of (seed, index).
-
-    Photos and paintings alternate. A square of at least `min_scale` of the shorter side is cut,
-    resized, mirrored half of the time, and its brightness, contrast and saturation vary mildly.
-
-    Raises:
-        InputError: a folder without pictures to train on.
-    """
-
-    def __init__(self, folders: tuple[Path, ...], size: int, min_scale: float, seed: tuple):
-        self.groups = [training_files(folder) for folder in folders]
-        self.size, self.min_scale, self.seed = size, min_scale, seed
-
-    def __getitem__(self, index: int) -> Float[Tensor, "3 size size"]:
-        rng = np.random.default_rng((*self.seed, index))
-        group = self.groups[index % len(self.groups)]
-        image = Image.fromarray(read_image(group[rng.integers(len(group))]))
-        side = int(min(image.size) * rng.uniform(self.min_scale, 1.0))
-        left = int(rng.integers(image.width - side + 1))
-        top = int(rng.integers(image.height - side + 1))
-        image = image.resize(
-            (self.size, self.size), Image.LANCZOS, box=(left, top, left + side, top + side)
-        )
-        if rng.random() < 0.5:
-            image = image.transpose(Image.FLIP_LEFT_RIGHT)
-        for enhancer in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
-            image = enhancer(image).enhance(rng.uniform(0.8, 1.2))
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
 
 
 def make_optimizer(model: nn.Module, lr: float) -> Muon:
@@ -177,57 +122,105 @@ def make_optimizer(model: nn.Module, lr: float) -> Muon:
     )
 
 
+def decay_start(steps: int) -> int:
+    """The last step at the full learning rate."""
+    return steps - round(DECAY * steps)
+
+
 def learning_rate_factor(step: int, steps: int, warmup: int = 200) -> float:
-    """Linear warm-up, then a half cosine that ends at 0 with the last of `steps` steps."""
-    return min(step / warmup, 0.5 * (1 + math.cos(math.pi * step / steps)))
+    """Linear warm-up, 1, and a straight fall to 0 at the end (Hu et al., 2024, "MiniCPM").
+
+    The last step is not at 0 but one step's worth above.
+    """
+    falling = (steps - step + 1) / (steps - decay_start(steps) + 1)
+    return min(step / warmup, 1.0, falling)
+
+
+class Checkpoints:
+    """A stage's state in the workdir: the latest, and the last one at the full learning rate."""
+
+    def __init__(self, workdir: Path, name: str, parts: dict, steps: int):
+        self.latest = workdir / f"{name}.pt"
+        self.full_rate = workdir / f"{name}.full_rate.pt"
+        self.name, self.parts, self.steps = name, parts, steps
+
+    def save(self, step: int) -> None:
+        """Replace the latest checkpoint, and the other one where the rate begins to fall."""
+        state = {key: part.state_dict() for key, part in self.parts.items()}
+        state |= {"step": step, "steps": self.steps}
+        # The copy comes first: after an interruption between the two it is written again.
+        copies = [self.full_rate] if step == decay_start(self.steps) else []
+        for path in (*copies, self.latest):
+            with atomic_write(path) as file:
+                torch.save(state, file)
+
+    def load(self, device: torch.device) -> int:
+        """Restore the latest state that an unbroken training of `steps` would have passed.
+
+        Returns:
+            Its step, 0 where there is none.
+
+        Raises:
+            InputError: the training is past the step at which its rate should have begun to fall.
+        """
+        if not self.latest.exists():
+            return 0
+        for path in (self.latest, self.full_rate):
+            if not path.exists():
+                continue
+            saved = torch.load(path, map_location=device, weights_only=True)
+            began = min(decay_start(self.steps), decay_start(saved["steps"]))
+            if saved["steps"] == self.steps or saved["step"] <= began:
+                for key, part in self.parts.items():
+                    part.load_state_dict(saved[key])
+                return saved["step"]
+        enough = next(n for n in itertools.count(saved["step"]) if decay_start(n) >= saved["step"])
+        raise InputError(
+            f"the {self.name} is at step {saved['step']} of its full learning rate, too late to "
+            f"end at --{self.name}-steps {self.steps}; give {enough} or more."
+        )
 
 
 def train_stage(
     name: str,
     model: nn.Module,
-    loss_fn: Callable[[nn.Module, Tensor, torch.Generator], dict[str, Tensor]],
+    loss_fn: Callable[..., dict[str, Tensor]],
     dataset: Dataset,
+    evaluate: Callable[[nn.Module, int], dict[str, float]],
     *,
     steps: int,
     batch: int,
     lr: float,
     config: PretrainConfig,
 ) -> nn.Module:
-    """Train `model` on a warm-up and cosine schedule; return its moving average.
+    """Train `model`; return its moving average.
 
-    `loss_fn(model, samples of the dataset, generator)` returns named terms; they are summed.
+    `loss_fn(model, generator, *samples of the dataset)` returns named terms; they are summed.
+    `evaluate(moving average, step)` returns figures for the metrics.
     """
     device = torch.device(config.device)
-    model.to(device).train()
+    # On processors with bfloat16 units, kernels for channels-last pictures are twice as fast.
+    model.to(device).to(memory_format=torch.channels_last).train()
     ema = AveragedModel(
         model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True
     )
+    ema.eval().requires_grad_(False)
     optimizer = make_optimizer(model, lr)
     peaks = [group["lr"] for group in optimizer.param_groups]
-    parts = {"model": model, "ema": ema, "optimizer": optimizer}
-    checkpoint, start = config.workdir / f"{name}.pt", 0
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, map_location=device, weights_only=True)
-        for key, part in parts.items():
-            part.load_state_dict(saved[key])
-        start = saved["step"]
-
-    def save(step: int):
-        state = {key: part.state_dict() for key, part in parts.items()} | {"step": step}
-        partial = checkpoint.with_suffix(".tmp")
-        torch.save(state, partial)
-        os.replace(partial, checkpoint)
-
+    checkpoints = Checkpoints(
+        config.workdir, name, {"model": model, "ema": ema, "optimizer": optimizer}, steps
+    )
+    start = checkpoints.load(device)
     loader = DataLoader(
         dataset, batch_size=batch, sampler=range(start * batch, steps * batch), num_workers=1
     )
-    means: dict[str, float] = {}
-    metrics = (config.workdir / f"{name}.jsonl").open("a")
-    bar = tqdm(loader, desc=name, total=steps, initial=start, unit="step", smoothing=0.05)
+    sums: dict[str, float] = {}
+    bar = tqdm(loader, desc=name, total=steps, initial=start, unit="step", mininterval=10)
     for step, samples in enumerate(bar, start=start + 1):
         generator = torch.Generator(device).manual_seed(config.seed * 1_000_003 + step)
+        samples = samples if isinstance(samples, list) else [samples]
         with torch.autocast(device.type, torch.bfloat16):
-            terms = loss_fn(model, samples.to(device), generator)
+            terms = loss_fn(model, generator, *(s.to(device) for s in samples))
         loss = torch.stack(list(terms.values())).sum()
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * learning_rate_factor(step, steps)
@@ -237,22 +230,28 @@ def train_stage(
         optimizer.step()
         ema.update_parameters(model)
         for key, value in terms.items():
-            means[key] = 0.98 * means.get(key, value.item()) + 0.02 * value.item()
-        if step % 25 == 0:
-            bar.set_postfix({key: f"{value:.4f}" for key, value in means.items()})
-        if step % config.checkpoint_every == 0 or step == steps:
-            save(step)
-            print(json.dumps({"step": step, **means}), file=metrics, flush=True)
-    metrics.close()
-    return ema.module.eval().requires_grad_(False)
+            sums[key] = sums.get(key, 0.0) + value.item()
+        if step % config.checkpoint_every and step not in (steps, decay_start(steps)):
+            continue
+        passed = step - start
+        record = {"step": step, **{key: value / passed for key, value in sums.items()}}
+        if not all(map(torch.isfinite, map(torch.tensor, record.values()))):
+            raise FloatingPointError(f"{name}: not a number before step {step}: {record}")
+        checkpoints.save(step)
+        if step // config.evaluate_every > start // config.evaluate_every or step == steps:
+            record |= evaluate(ema.module, step)
+        bar.set_postfix({key: f"{record[key]:.4f}" for key in terms})
+        with (config.workdir / f"{name}.jsonl").open("a") as metrics:
+            print(json.dumps(record), file=metrics)
+        sums, start = {}, step
+    return ema.module
 
 
-def autoencoder_loss(
-    vgg: VGG16, config: PretrainConfig
-) -> Callable[[nn.Module, Tensor, torch.Generator], dict[str, Tensor]]:
+def autoencoder_loss(vgg: VGG16, config: PretrainConfig) -> Callable[..., dict[str, Tensor]]:
     """L1 + perceptual distance + KL to the unit normal, each a mean over its elements."""
 
-    def loss(autoencoder, images, generator):
+    def loss(autoencoder, generator, images):
+        images = images.contiguous(memory_format=torch.channels_last)
         posterior = autoencoder.encode(images).latent_dist
         latents = posterior.sample(generator)
         reconstruction = autoencoder.decode(latents).sample
@@ -274,54 +273,24 @@ def autoencoder_loss(
     return loss
 
 
-class LatentPool(Dataset):
-    """Endless draws from encoded crops, float [c h w] of unit deviation; a function of the index.
-
-    The pool is made once, from the first `config.latent_pool` crops, and kept in the workdir.
-    """
-
-    def __init__(self, autoencoder: AutoencoderKL, crops: Dataset, config: PretrainConfig):
-        path = config.workdir / "latents.npy"
-        if not path.exists():
-            with atomic_write(path) as file:
-                np.save(file, encode_crops(autoencoder, crops, config))
-        self.latents = np.load(path, mmap_mode="r", allow_pickle=False)
-        self.scale = 1 / float(self.latents[:256].std(dtype=np.float64))
-        self.seed = config.seed
-
-    def __getitem__(self, index: int) -> Float[Tensor, "c h w"]:
-        row = np.random.default_rng((self.seed, 3, index)).integers(len(self.latents))
-        return torch.from_numpy(self.latents[row].astype(np.float32)) * self.scale
-
-
-@torch.inference_mode()
-def encode_crops(
-    autoencoder: AutoencoderKL, crops: Dataset, config: PretrainConfig
-) -> Float16[np.ndarray, "n c h w"]:
-    """Unscaled latents, the modes of their posteriors, of the first crops."""
-    loader = DataLoader(crops, batch_size=16, sampler=range(config.latent_pool), num_workers=1)
-    bar = tqdm(loader, desc="encoding", total=-(-config.latent_pool // 16), unit="batch")
-    latents = []
-    for images in bar:
-        with torch.autocast(config.device, torch.bfloat16):
-            mode = autoencoder.encode(images.to(config.device)).latent_dist.mode()
-        latents.append(mode.float().cpu().numpy().astype(np.float16))
-    return np.concatenate(latents)
-
-
 def diffusion_loss(
-    scheduler: DDIMScheduler,
-) -> Callable[[nn.Module, Tensor, torch.Generator], dict[str, Tensor]]:
-    """Mean squared error of the velocity v = sqrt(a) eps - sqrt(1 - a) x at uniform timesteps."""
-    null_text = null_text_embedding()
+    scheduler: DDIMScheduler, condition: PictureCondition, null_share: float
+) -> Callable[..., dict[str, Tensor]]:
+    """Mean squared error of the velocity v = sqrt(a) eps - sqrt(1 - a) x at uniform timesteps.
 
-    def loss(unet, latents, generator):
+    Each row has its picture's condition, or with probability `null_share` the null condition.
+    """
+    null = null_condition()
+
+    def loss(unet, generator, latents, statistics):
         options = {"generator": generator, "device": latents.device}
+        latents = latents.contiguous(memory_format=torch.channels_last)
         noise = torch.randn(latents.shape, **options)
         timesteps = torch.randint(scheduler.config.num_train_timesteps, (len(latents),), **options)
+        told = torch.rand((len(latents), 1, 1), **options) >= null_share
+        tokens = torch.where(told, condition(statistics), null.to(latents.device))
         noisy = scheduler.add_noise(latents, noise, timesteps)
-        condition = null_text.to(latents.device).expand(len(latents), -1, -1)
-        velocity = unet(noisy, timesteps, condition).sample.float()
+        velocity = unet(noisy, timesteps, tokens).sample.float()
         target = scheduler.get_velocity(latents, noise, timesteps)
         return {"v": (velocity - target).square().mean()}
 
@@ -329,13 +298,26 @@ def diffusion_loss(
 
 
 def save_model(
-    out: Path, unet: nn.Module, autoencoder: AutoencoderKL, scheduler: DDIMScheduler
+    out: Path,
+    unet: nn.Module,
+    autoencoder: AutoencoderKL,
+    scheduler: DDIMScheduler,
+    condition: PictureCondition,
 ) -> None:
-    """Write a diffusers folder with float16 safetensors and the null-text embedding."""
-    autoencoder.half().save_pretrained(out / "vae")
-    unet.half().save_pretrained(out / "unet")
-    scheduler.save_pretrained(out / "scheduler")
-    save_file({"null_text": null_text_embedding()}, out / "null_text.safetensors")
+    """Write a diffusers folder with float16 safetensors, the null condition and the condition's.
+
+    It is complete before it takes the place of the one before.
+    """
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    for name, model in (("vae", autoencoder), ("unet", unet)):
+        model = copy.deepcopy(model).half().to(memory_format=torch.contiguous_format)
+        model.save_pretrained(partial / name)
+    scheduler.save_pretrained(partial / "scheduler")
+    save_file({"null_text": null_condition()}, partial / "null_text.safetensors")
+    condition.save(partial)
+    shutil.rmtree(out, ignore_errors=True)
+    partial.replace(out)
 
 
 def check_settings(config: PretrainConfig) -> None:
@@ -346,14 +328,18 @@ def check_settings(config: PretrainConfig) -> None:
     """
     path = config.workdir / "config.json"
     given = json.loads(json.dumps(asdict(config), default=str))
+    free = ("workdir", "out", "checkpoint_every", "evaluate_every", "evaluation_pictures", "device")
+    # Those that `Checkpoints` and `LatentPool` can carry on with.
+    longer = ["unet_steps", "latent_pool"]
+    if not (config.workdir / "latents").exists():
+        longer.append("autoencoder_steps")
     if path.exists():
         recorded = json.loads(path.read_text())
         for name in given:
-            where_only = name in ("workdir", "out", "checkpoint_every", "device")
-            if not where_only and recorded.get(name) != given[name]:
+            if name not in (*free, *longer) and recorded[name] != given[name]:
                 raise InputError(
                     f'the training in "{config.workdir}" has --{name.replace("_", "-")} '
-                    f"{recorded.get(name)}, not {given[name]}: continue it with the same settings, "
+                    f"{recorded[name]}, not {given[name]}: continue it with the same settings, "
                     "or give another --workdir."
                 )
     with atomic_write(path) as file:
@@ -364,41 +350,69 @@ def pretrain(config: PretrainConfig) -> None:
     """Train both stages, or what is left of them, and write the model to `config.out`.
 
     Raises:
-        InputError: a folder, a picture or a device that cannot be used, or a workdir of other
-            settings.
+        InputError: a folder, a picture, a table or a device that cannot be used, or a workdir of
+            other settings.
     """
     open_device(config.device)
     # Read before anything is written: what cannot be used leaves nothing behind, and a damaged
     # picture is found now instead of hours later.
-    folders = (config.photos, config.paintings)
-    small_crops = AugmentedCrops(folders, config.autoencoder_crop, 0.5, (config.seed, 1))
-    crops = AugmentedCrops(folders, config.image_size, 0.6, (config.seed, 2))
-    for file in tqdm([*itertools.chain(*crops.groups)], desc="pictures", unit="picture"):
+    folders = (config.photos, config.paintings, config.artists)
+    small_crops, crops = (
+        NativeCrops(*folders, size=size, min_scale=config.min_scale, seed=(config.seed, stage))
+        for stage, size in ((1, config.autoencoder_crop), (2, config.image_size))
+    )
+    held_out = [f for folder in folders[:2] for f in test_files(folder)]
+    for file in tqdm([*crops.files, *held_out], desc="pictures", unit="picture", mininterval=10):
         read_image(file)
     make_folder(config.workdir)
     check_settings(config)
+    size = (config.image_size, config.evaluation_pictures)
+    pictures = {name: load_crops(getattr(config, name), *size) for name in ("photos", "paintings")}
+    vgg = VGG16().to(config.device)
+
     torch.manual_seed(config.seed)
     autoencoder = train_stage(
         "autoencoder",
         build_autoencoder(),
-        autoencoder_loss(VGG16().to(config.device), config),
+        autoencoder_loss(vgg, config),
         small_crops,
+        lambda model, step: check_autoencoder(
+            model, pictures, config.workdir / f"autoencoder_{step:06}.png"
+        ),
         steps=config.autoencoder_steps,
         batch=config.autoencoder_batch,
         lr=config.autoencoder_lr,
         config=config,
     )
-    pool = LatentPool(autoencoder, crops, config)
-    autoencoder.register_to_config(scaling_factor=pool.scale)
+    pool = LatentPool(
+        config.workdir / "latents",
+        autoencoder,
+        vgg,
+        crops,
+        size=config.latent_pool,
+        seed=config.seed,
+    )
+    latent_mean, latent_std, *of_statistics = (m.to(config.device) for m in pool.moments)
+    condition = PictureCondition(*of_statistics).to(config.device)
+    standardise_latents(autoencoder, latent_mean, latent_std)
     scheduler = build_scheduler()
-    unet = train_stage(
+    corners = load_crops(config.paintings, *size, shift=-1.0)
+    check = UNetCheck(autoencoder, condition, vgg, (pictures["paintings"], corners))
+
+    def evaluate(unet: nn.Module, step: int) -> dict[str, float]:
+        check.draw(unet, scheduler, config.workdir / f"unet_{step:06}.png")
+        save_model(config.out, unet, autoencoder, scheduler, condition)
+        return check.figures(unet, scheduler)
+
+    torch.manual_seed(config.seed + 1)
+    train_stage(
         "unet",
         build_unet(),
-        diffusion_loss(scheduler),
+        diffusion_loss(scheduler, condition, config.null_share),
         pool,
+        evaluate,
         steps=config.unet_steps,
         batch=config.unet_batch,
         lr=config.unet_lr,
         config=config,
     )
-    save_model(config.out, unet, autoencoder, scheduler)
