@@ -118,7 +118,8 @@ def test_interrupted_pretraining_ends_as_an_unbroken_one(
     # been long from the start.
     longer = dataclasses.replace(whole, unet_steps=7, latent_pool=6)
     pretrain.pretrain(longer)
-    steps = [json.loads(line)["step"] for line in (whole.workdir / "unet.jsonl").open()]
+    lines = (whole.workdir / "unet.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in lines]
     assert steps == [1, 2, 3, 4, 5, 5, 6, 7]
     with pytest.raises(InputError, match=r"unet is at step 6 .* give 7 or more\."):
         pretrain.pretrain(dataclasses.replace(longer, unet_steps=6))
@@ -310,7 +311,7 @@ def test_lattice_shows_in_decibels():
 def test_folders_without_pictures_leave_nothing_behind(folders, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").write_text("no picture")
-    for photos, message in ((tmp_path / "empty", "holds no pictures"), ("nowhere", "no folder")):
+    for photos, message in ((tmp_path / "empty", "holds no pictures"), ("nowhere", "not a folder")):
         with pytest.raises(InputError, match=message):
             pretrain.pretrain(config((Path(photos), folders[1]), tmp_path / "work"))
     assert not (tmp_path / "work").exists()
