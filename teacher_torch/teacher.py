@@ -176,13 +176,14 @@ class Teacher(Protocol):
         """
 
     def preparation_work(self, role: Role, pictures: int) -> int:
-        """UNet rows that `prepare` takes for so many pictures; a backward pass counts as two."""
+        """UNet rows that `prepare` takes for so many pictures; a row with a backward pass counts
+        twice."""
         return 0
 
     @abstractmethod
     def work(self, contents: int, styles: int, pairs: int) -> int:
         """UNet rows that `stylise` takes for pairs of so many distinct contents and styles; a
-        backward pass counts as two."""
+        row with a backward pass counts twice."""
 
     @abstractmethod
     def memory(self, size_px: int, contents: int, styles: int, pairs: int) -> MemoryNeed:

@@ -59,7 +59,7 @@ def dump_and_die(config: DumpConfig, event: int) -> None:
         if name in operations and str(config.out) in str(arguments[0]):
             count()
 
-    work.tqdm.update = count_step
+    work.tqdm = type("Bar", (work.tqdm,), {"update": count_step})
     sys.addaudithook(count_operation)
     dump(config)
 

@@ -109,16 +109,17 @@ def main(folder: Path, pictures: Path) -> None:
         notes = str(folder / f"{name}.txt")
         return DumpConfig(*sources, folder / name, teacher, model=notes, **changes)
 
-    # Killed at every single step and file operation of the one that learns, and continued. Of few
-    # pairs, because there are many places to be killed at.
+    # Killed and continued: at every fifth step and file operation, and of the one that learns at
+    # every single one but the first, at which pictures are stored. Of few pairs, because there are
+    # many places to be killed at.
     few = folder / "few.csv"
     few.write_text("content,style\ncontent0.png,style0.png\ncontent1.png,style2.png\n")
-    for teacher, stride, changes in (
-        ("mean_colour", 5, {}),
-        ("learned_colour", 1, {"pairs": str(few), "tile": (2, 1)}),
+    for teacher, first, stride, changes in (
+        ("mean_colour", 1, 5, {}),
+        ("learned_colour", 36, 1, {"pairs": str(few), "tile": (2, 1)}),
     ):
         assert status(fork(dump, config(f"{teacher}-whole", teacher, **changes))) == 0
-        event, code = 1 - stride, -signal.SIGKILL
+        event, code = first - stride, -signal.SIGKILL
         while code == -signal.SIGKILL:
             event += stride
             name = f"{teacher}-{event}"
@@ -136,11 +137,13 @@ def main(folder: Path, pictures: Path) -> None:
 
     # One rank is killed while it learns a style and another waits for it.
     ranks = [config("shared-killed", rank=rank, world_size=2, **changes) for rank in (0, 1)]
-    first = fork(dump_and_die_learning, ranks[0])
+    learning = fork(dump_and_die_learning, ranks[0])
+    deadline = time.monotonic() + 120
     while not Path(ranks[0].model).exists():
+        assert time.monotonic() < deadline, "no style was begun"
         time.sleep(0.01)
-    second = fork(dump, ranks[1])
-    assert [status(first), status(second)] == [-signal.SIGKILL, 0]
+    waiting = fork(dump, ranks[1])
+    assert [status(learning), status(waiting)] == [-signal.SIGKILL, 0]
     assert status(fork(dump, ranks[0])) == 0
     print(killed + 1)
 
@@ -152,7 +155,7 @@ def dump_and_die_learning(config: DumpConfig) -> None:
         time.sleep(2)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    work.tqdm.update = die
+    work.tqdm = type("Bar", (work.tqdm,), {"update": die})  # the bar of the work alone
     dump(config)
 
 
