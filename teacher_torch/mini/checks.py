@@ -20,7 +20,9 @@ PERIOD = 8
 TIMESTEPS = (50, 150, 250, 350, 450, 600, 750, 900)
 
 
-def load_crops(folder: Path, size: int, count: int, shift: float = 0.0) -> Tensor:
+def load_crops(
+    folder: Path, size: int, count: int, shift: float = 0.0
+) -> Float[Tensor, "b 3 size size"]:
     """Central crops at native scale [count 3 size size] of the first held-out pictures."""
     files = test_files(folder)[:count]
     return torch.stack([central_crop(file, size, shift) for file in files])

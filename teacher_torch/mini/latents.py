@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from jaxtyping import Float
+from jaxtyping import Float, Float16
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -97,8 +97,8 @@ class LatentPool(Dataset):
 @torch.inference_mode()
 def encode_crops(
     autoencoder: AutoencoderKL, vgg: VGG16, crops: Dataset, indices: range
-) -> tuple[np.ndarray, np.ndarray]:
-    """Float16 statistics [n s] and latents [n c h w], the modes of their posteriors."""
+) -> tuple[Float16[np.ndarray, "n s"], Float16[np.ndarray, "n c h w"]]:
+    """Statistics, and latents, the modes of their posteriors."""
     device = autoencoder.device
     statistics, latents = [], []
     for images in DataLoader(crops, batch_size=16, sampler=indices, num_workers=1):
