@@ -22,11 +22,19 @@ from student_jax.evaluation.measures.pixels import (
     Picture,
     brightness,
     histogram_distance,
+    luma,
     mean_squared_error,
     psnr,
     saturation,
     sharpness,
     ssim,
+)
+from student_jax.evaluation.measures.texture import (
+    SlicedWasserstein,
+    high_band,
+    match_colours,
+    sameness,
+    standardised_luminance,
 )
 from student_jax.nets.vgg_weights import bundled_vgg16
 from student_jax.training.objective import load_features
@@ -58,17 +66,25 @@ class Example:
 class PictureSet:
     """What a measure of a whole set looks at."""
 
-    results: Float[np.ndarray, "n d"]
-    """Features of all stylised pictures, by the art Inception."""
-    styles: Float[np.ndarray, "n d"]
-    """Those of their styles."""
     means: Mapping[str, float]
     """The set's other measures, by name."""
+    residuals: Mapping[str, Sequence[Float[np.ndarray, "h w"]]]
+    """By content: the high band of the luma of every result minus the content."""
+    results: Float[np.ndarray, "n d"] | None = None
+    """Features of all stylised pictures, by the art Inception if it is there."""
+    styles: Float[np.ndarray, "n d"] | None = None
+    """Those of their styles."""
 
     @cached_property
     def fid(self) -> float:
         """Distance of the stylised pictures from the styles."""
         return frechet_distance(self.results, self.styles)
+
+    @property
+    def sameness(self) -> float | None:
+        """Mean over the contents that have several styles; None if there is no such content."""
+        several = [residuals for residuals in self.residuals.values() if len(residuals) > 1]
+        return float(np.mean([sameness(residuals) for residuals in several])) if several else None
 
 
 Need = Literal["teacher", "vgg16", "vgg19", "art_inception"]
@@ -89,8 +105,8 @@ class Measure:
     """Shortest side of a picture that it can be taken of."""
     take: "Callable[[Judge, Picture, Example], float] | None" = None
     """Of one stylised picture of the example's size."""
-    take_set: Callable[[PictureSet], float] | None = None
-    """Of all of them at once."""
+    take_set: Callable[[PictureSet], float | None] | None = None
+    """Of all of them at once; None if the set does not allow it."""
 
 
 MEASURES: dict[str, Measure] = {
@@ -158,6 +174,46 @@ MEASURES: dict[str, Measure] = {
         digits=3,
         meaning="relative distance of Gram matrices (VGG16)",
         take=lambda judge, result, example: judge.gram(result, example.style),
+    ),
+    "style_gram_matched": Measure(
+        title="style Gram, colours matched",
+        better="lower",
+        digits=3,
+        meaning="style Gram after the result's colour covariance was matched to the style's",
+        take=lambda judge, result, example: judge.gram(
+            match_colours(result, example.style), example.style
+        ),
+    ),
+    "style_gram_luminance": Measure(
+        title="style Gram, luminance",
+        better="lower",
+        digits=3,
+        meaning="style Gram of the standardised luminance",
+        take=lambda judge, result, example: judge.gram(
+            standardised_luminance(result), standardised_luminance(example.style)
+        ),
+    ),
+    "style_swd": Measure(
+        title="style SWD",
+        better="lower",
+        digits=3,
+        meaning="relative sliced Wasserstein distance of VGG16 features",
+        take=lambda judge, result, example: judge.wasserstein.features(result, example.style),
+    ),
+    "style_swd_patches": Measure(
+        title="style SWD, patches",
+        better="lower",
+        digits=3,
+        meaning="relative sliced Wasserstein distance of luminance patches of 3, 7 and 15 px",
+        smallest_px=15,
+        take=lambda judge, result, example: judge.wasserstein.patches(result, example.style),
+    ),
+    "sameness": Measure(
+        title="sameness",
+        better="lower",
+        digits=2,
+        meaning="correlation of what different styles leave on one content (luma, high band)",
+        take_set=lambda pictures: pictures.sameness,
     ),
     "style_histogram": Measure(
         title="style colours",
@@ -245,7 +301,7 @@ class Judgement:
 class Judge:
     """Takes all measures whose networks are there, and names the others.
 
-    `lpips`, `gram`, `structure` and `art_features` are what the rows of `MEASURES` call.
+    The rows of `MEASURES` call `lpips`, `gram`, `wasserstein`, `structure` and `art_features`.
     """
 
     def __init__(
@@ -266,6 +322,7 @@ class Judge:
             InputError: no such weights.
         """
         self.lpips, self.gram = LPIPS(), GramDistance()
+        self.wasserstein = SlicedWasserstein()
         self.structure: ContentStructureDistance | None = None
         self.art_features: ArtFeatures | None = None
         self.missing: dict[str, str] = {}
@@ -283,8 +340,8 @@ class Judge:
             self.art_features = ArtFeatures.load(fid_weights)
             networks.add("art_inception")
         else:
-            of_sets = [name for name, measure in MEASURES.items() if measure.take_set]
-            self.missing |= dict.fromkeys(of_sets, WHERE_TO_GET["art_inception"])
+            unseen = [name for name, m in MEASURES.items() if m.needs == "art_inception"]
+            self.missing |= dict.fromkeys(unseen, WHERE_TO_GET["art_inception"])
         self._networks = networks
         self._smallest = smallest_side(fid=fid_weights is not None)
 
@@ -330,6 +387,7 @@ class Judge:
             InputError: the pictures are too small to measure.
         """
         values = defaultdict(lambda: defaultdict(list))
+        residuals = defaultdict(lambda: defaultdict(list))
         features, style_features, pairs = defaultdict(list), [], []
         for example in examples:
             pairs.append(example.ids)
@@ -339,6 +397,11 @@ class Judge:
             for name, result in shown.items():
                 for measure, value in self.of_pair(result, example, only).items():
                     values[name][measure].append(value)
+                content_id, _ = example.ids
+                if content_id and "sameness" in only:
+                    residual = high_band(luma(result) - luma(example.content))
+                    # Half precision: a thousand pictures of 512 px would take 2 GB otherwise.
+                    residuals[name][content_id].append(residual.astype(np.float16))
                 if self.art_features:
                     features[name].append(self.art_features(result[None])[0])
             if self.art_features:
@@ -349,13 +412,25 @@ class Judge:
         }
         intervals = {name: _intervals(by_measure, pairs) for name, by_measure in values.items()}
         missing = dict(self.missing)
-        of_sets = {name: measure.take_set for name, measure in MEASURES.items() if measure.take_set}
-        if self.art_features and len(pairs) > 1:
-            for name, means in measures.items():
-                pictures = PictureSet(np.stack(features[name]), np.stack(style_features), means)
-                measures[name] = means | {m: take(pictures) for m, take in of_sets.items()}
-        elif self.art_features:
-            missing |= dict.fromkeys(of_sets, "a set needs two pictures at least")
+        for name, means in measures.items():
+            pictures = PictureSet(means, residuals[name])
+            if self.art_features and len(pairs) > 1:
+                of_art = (np.stack(features[name]), np.stack(style_features))
+                pictures = PictureSet(means, residuals[name], *of_art)
+            of_set = {}
+            for measure, row in MEASURES.items():
+                if not row.take_set or measure not in only:
+                    continue
+                if row.needs == "art_inception" and pictures.results is None:
+                    if self.art_features:
+                        missing[measure] = "a set needs two pictures at least"
+                    continue
+                value = row.take_set(pictures)
+                if value is None:
+                    missing[measure] = "no content has two styles"
+                else:
+                    of_set[measure] = value
+            measures[name] = means | of_set
         return Judgement(measures, intervals, len(pairs), missing)
 
 

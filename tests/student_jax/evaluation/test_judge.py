@@ -104,3 +104,27 @@ def test_pictures_too_small_for_the_network(judge):
         InputError, match="75 x 74 px are too small to measure; expected sides of 75"
     ):
         judge.of_methods({"copy": copy}, small)
+
+
+def test_sameness_is_over_the_styles_of_a_content():
+    judge = Judge(structure=False)
+    content = np.full((64, 64, 3), 0.5, np.float32)
+    grains = 0.1 * np.random.default_rng(0).normal(size=(3, 64, 64, 1)).astype(np.float32)
+    examples = [
+        Example(content, picture(i, 0.5)[:64, :64], ids=ids)
+        for i, ids in enumerate([("a", "1"), ("a", "2"), ("b", "1")])
+    ]
+
+    def own(example):
+        return content + grains[("1", "2").index(example.ids[1])]
+
+    def one(example):
+        return content + grains[0]
+
+    judgement = judge.of_methods({"own": own, "one": one}, examples, only=("sameness",))
+    assert judgement.measures["one"]["sameness"] == pytest.approx(1, abs=1e-4)
+    # Of independent grains of 64 x 64 pixels: zero but for 1 / 64.
+    assert abs(judgement.measures["own"]["sameness"]) < 0.05
+    alone = judge.of_methods({"own": own}, examples[1:], only=("sameness",))
+    assert "sameness" not in alone.measures["own"]
+    assert alone.missing["sameness"] == "no content has two styles"
