@@ -395,8 +395,9 @@ class Judge:
             seen(example, results)
             shown = results if example.teacher is None else {"teacher": example.teacher} | results
             for name, result in shown.items():
+                by_measure = values[name]
                 for measure, value in self.of_pair(result, example, only).items():
-                    values[name][measure].append(value)
+                    by_measure[measure].append(value)
                 content_id, _ = example.ids
                 if content_id and "sameness" in only:
                     residual = high_band(luma(result) - luma(example.content))
@@ -446,5 +447,7 @@ def _intervals(
     if min(len(set(column)) for column in zip(*pairs, strict=True)) < MIN_PICTURES:
         return {}
     names = [name for name, of_pictures in values.items() if np.isfinite(of_pictures).all()]
+    if not names:
+        return {}
     ends = interval(np.stack([values[name] for name in names], axis=1), pairs)
     return {name: (float(low), float(high)) for name, low, high in zip(names, *ends, strict=True)}
