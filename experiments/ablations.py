@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import jax
 import numpy as np
 from flax import nnx
 from jaxtyping import Int
@@ -36,7 +35,7 @@ from student_jax.compilation import enable_compilation_cache
 from student_jax.evaluation.examples import spread
 from student_jax.evaluation.judge import MEASURES, Judge
 from student_jax.evaluation.report import cell, finite, heading, markdown_rows
-from student_jax.student import StudentConfig, build_student
+from student_jax.student import StudentConfig, build_student, count_parameters
 from student_jax.students import MiniConfig
 from student_jax.training.data import split_triplets
 from triplets import ImageSet, InputError, TripletDataset, TripletWriter
@@ -234,7 +233,7 @@ def vary_size(
         for field, value in fields.items() if factor != 1 else ():
             values = value if isinstance(value, tuple) else (value,)
             flags += [f"--model.{field.replace('_', '-')}", *map(str, values)]
-        millions = count_parameters(replace(mini, **fields)) / 1e6
+        millions = parameters_of(replace(mini, **fields)) / 1e6
         note = f"{millions:.2f} M"
         variants.append(Variant(f"{factor:g} x mini", millions, flags=tuple(flags), note=note))
     question, column = "How large must a student be?", "widths (parameters)"
@@ -262,10 +261,9 @@ ABLATIONS: dict[Varied, Callable[..., Ablation]] = {
 }
 
 
-def count_parameters(config: StudentConfig) -> int:
-    """Trained numbers of a student."""
-    model = nnx.eval_shape(lambda: build_student(config, rngs=nnx.Rngs(0)))
-    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+def parameters_of(config: StudentConfig) -> int:
+    """Trained numbers of a student that is not built."""
+    return count_parameters(nnx.eval_shape(lambda: build_student(config, rngs=nnx.Rngs(0))))
 
 
 def ablate(config: AblationConfig) -> None:

@@ -15,8 +15,8 @@ from experiments.ablations import (
     Variant,
     ablate,
     ablation_record,
-    count_parameters,
     draw_curve,
+    parameters_of,
     subset,
     tables,
     vary_gram,
@@ -85,7 +85,7 @@ def test_sizes_are_around_the_mini(dataset):
     ablation = vary_size(dataset, np.arange(20))
     half, mini, double = (variant.x for variant in ablation.variants)
     assert ablation.variants[0].flags[:3] == ("--model.content-widths", "12", "24")
-    assert mini == count_parameters(MiniConfig()) / 1e6
+    assert mini == parameters_of(MiniConfig()) / 1e6
     assert half < mini < double
     # Weights of matrices grow with the square of the widths, biases linearly.
     assert 3.5 < double / mini < 4
