@@ -120,21 +120,22 @@ class _Graph:
 
     def _scan(self, equation, inputs):
         """Loops are unrolled: ours are short (chunks of attention)."""
-        p = equation.params
-        num_consts, num_carry, length = p["num_consts"], p["num_carry"], p["length"]
+        params = equation.params
+        if "ft_in" in params:  # jax 0.12
+            num_consts, num_carry, _ = map(len, params["ft_in"].unpack())
+        else:
+            num_consts, num_carry = params["num_consts"], params["num_carry"]
         consts, carry, xs = (
             inputs[:num_consts],
             inputs[num_consts : num_consts + num_carry],
             inputs[num_consts + num_carry :],
         )
+        body = params["jaxpr"]
+        body_consts = [np.asarray(x) for x in getattr(body, "consts", ())]
         steps = []
-        for i in range(length):
+        for i in range(params["length"]):
             part = [self.emit("Gather", [x, np.array(i)], axis=0) for x in xs]
-            outs = self.run(
-                p["jaxpr"].jaxpr,
-                [np.asarray(c) for c in p["jaxpr"].consts],
-                [*consts, *carry, *part],
-            )
+            outs = self.run(getattr(body, "jaxpr", body), body_consts, [*consts, *carry, *part])
             carry = outs[:num_carry]
             steps.append(outs[num_carry:])
         stacked = [self._stack(list(ys), None, None, axis=0) for ys in zip(*steps, strict=True)]
