@@ -114,7 +114,7 @@ class WeightsAndBiases:
             import wandb
         except ImportError as error:
             raise InputError(
-                f"--wandb {project} needs Weights & Biases: pip install wandb"
+                f"--wandb {project} needs Weights & Biases: pip install wandb."
             ) from error
         self._image = wandb.Image
         self._run = wandb.init(

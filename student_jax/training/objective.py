@@ -30,7 +30,7 @@ LossFunction = Callable[
 
 
 def load_features(name: Literal["vgg16", "vgg19"], vgg19_weights: str) -> FeatureNetwork:
-    """The network whose features a loss compares: the bundled VGG16, or VGG19 from elsewhere.
+    """The network whose features a loss compares: the bundled VGG16, or published VGG19 weights.
 
     Args:
         vgg19_weights: see `TrainConfig`.
@@ -43,7 +43,7 @@ def load_features(name: Literal["vgg16", "vgg19"], vgg19_weights: str) -> Featur
     try:
         return vgg19_from_torch(read_weights(find_weights(vgg19_weights)))
     except ValueError as error:
-        raise InputError(f"--vgg19-weights {vgg19_weights}: {error}") from error
+        raise InputError(f"--vgg19-weights {vgg19_weights}: {error}.") from error
 
 
 def make_objective(
