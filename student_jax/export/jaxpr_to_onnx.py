@@ -1,4 +1,9 @@
-"""JAX programs to ONNX graphs: the operations that our models are made of, at fixed shapes."""
+"""JAX programs to ONNX graphs: the operations that our models are made of, at fixed shapes.
+
+Why not jax2onnx: version 0.17 requires orbax-checkpoint below 0.11.37, older than what our training
+runs are saved with. What it would replace is this file; tests/student_jax/export compares the
+graphs with JAX, so that a later version can be tried against them.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -4,18 +4,29 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int
+from jaxtyping import Float32
 
 from student_jax.inference.pictures import PictureLike, float_pixels, mask_pixels, resize
 from student_jax.inference.plan import Plan, make_plan, padded_size, token_grid
-from student_jax.inference.programs import Programs
+from student_jax.inference.programs import (
+    CompiledBytes,
+    EncodedStyle,
+    Programs,
+    batch_size,
+    decode,
+    decode_tile,
+    encode_style,
+    encode_tile,
+    picture_context,
+    size_argument,
+    style_row,
+    transform_tokens,
+)
 from student_jax.inference.tiling import (
-    MIN_TOKENS,
     Span,
     core_slices,
     cut,
@@ -27,20 +38,11 @@ from student_jax.inference.tiling import (
     tile_slices,
 )
 from student_jax.nets.colour import LUMA
-from student_jax.student import Memory, Student, TileRule, Tokens
+from student_jax.student import Student, Tokens
 from triplets import InputError
 
 STYLE_SIZE = 256
 MAX_MEMORY = 4 * 2**30
-
-
-class EncodedStyle(NamedTuple):
-    """What a student keeps of a style, or of a mixture of styles, for any number of contents."""
-
-    memories: tuple[Memory, ...]
-    """What the student's `encode_style` returned."""
-    weights: Float32[np.ndarray, " s"] | None
-    """Of the styles of a mixture, with sum 1; None for one style."""
 
 
 class Stylist:
@@ -128,7 +130,7 @@ class Stylist:
         pixels = float_pixels("style", style)
         h, w = self._fitted_style_size(*pixels.shape[-3:-1])
         fitted = np.stack([resize(x, h, w) for x in pixels.reshape(-1, *pixels.shape[-3:])])
-        return EncodedStyle((self._programs.run(_encode_style, fitted),), None)
+        return EncodedStyle((self._programs.run(encode_style, fitted),), None)
 
     def __call__(
         self,
@@ -171,7 +173,7 @@ class Stylist:
         if mask is not None:
             share = share * mask_pixels(mask, pixels.shape)
         contents = pixels.reshape(-1, *pixels.shape[-3:])
-        num_styles = max(map(_batch_size, encoded.memories))
+        num_styles = max(map(batch_size, encoded.memories))
         if num_styles not in (1, len(contents)):
             raise InputError(
                 f"{num_styles} styles for {len(contents)} contents; expected 1 or as many."
@@ -200,7 +202,7 @@ class Stylist:
             stride=self._content_stride,
             halo=self._halo,
             max_memory=self.max_memory,
-            needs=_CompiledBytes(self._programs, self._content_stride, style),
+            needs=CompiledBytes(self._programs, self._content_stride, style),
         )
 
     def _mix(
@@ -244,7 +246,7 @@ class Stylist:
         if plan is None:
             plan = self.plan(h, w, style, len(contents))
         if plan.batch < len(contents):
-            styles = (_row(style, i) for i in range(len(contents)))
+            styles = (style_row(style, i) for i in range(len(contents)))
             return np.concatenate(
                 [self._predict(x[None], one) for x, one in zip(contents, styles, strict=True)]
             )
@@ -252,7 +254,7 @@ class Stylist:
             return self._predict_in_tiles(contents[0], style, plan)[None]
         padded = padded_size(h, w, self._content_stride)
         prediction = self._programs.run(
-            _decode, mirror_pad(contents, *padded), _size(h, w, padded), *style
+            decode, mirror_pad(contents, *padded), size_argument(h, w, padded), *style
         )
         return np.asarray(prediction)[:, :h, :w]
 
@@ -271,7 +273,7 @@ class Stylist:
 
         tokens: Tokens = None
         for y, x in tiles:
-            part = jax.device_get(self._programs.run(_encode_tile, pixels(y, x)))
+            part = jax.device_get(self._programs.run(encode_tile, pixels(y, x)))
             if tokens is None:
                 tokens = jax.tree.map(partial(_empty_like, grid=grid), part)
             in_whole, in_tile = core_slices(y, x)
@@ -281,7 +283,7 @@ class Stylist:
         result = np.empty_like(padded)
         for y, x in tiles:
             part = cut(tokens, *tile_slices(y, x, tile))
-            decoded = self._programs.run(_decode_tile, pixels(y, x), part)
+            decoded = self._programs.run(decode_tile, pixels(y, x), part)
             in_whole, in_tile = core_slices(y, x, stride)
             result[in_whole] = np.asarray(decoded)[0][in_tile]
         return result[: content.shape[0], : content.shape[1]]
@@ -293,15 +295,15 @@ class Stylist:
         same for all windows.
         """
         grid = jax.tree.leaves(tokens)[0].shape[1:3]
-        context = jax.device_get(self._programs.run(_context, tokens))
+        context = jax.device_get(self._programs.run(picture_context, tokens))
         if window == grid:
-            return jax.device_get(self._programs.run(_transform, tokens, context, *style))
+            return jax.device_get(self._programs.run(transform_tokens, tokens, context, *style))
         sums: Tokens = None
         total = np.zeros((*grid, 1), np.float32)
         for y, x in self._spans(grid, window):
             rows, columns = tile_slices(y, x, window)
             parts = (cut(tree, rows, columns) for tree in (tokens, context))
-            part = jax.device_get(self._programs.run(_transform, *parts, *style))
+            part = jax.device_get(self._programs.run(transform_tokens, *parts, *style))
             if sums is None:
                 sums = jax.tree.map(partial(_zeros_for, grid=grid), part)
             weights = ramp(grid[0], window[0], self._halo, y)[:, None, None]
@@ -311,7 +313,11 @@ class Stylist:
                 if is_grid(leaf):
                     whole[:, rows, columns] += weights * leaf
         return jax.tree.map(
-            lambda whole, leaf: (whole / total).astype(leaf.dtype) if is_grid(leaf) else leaf,
+            lambda whole, leaf: (
+                np.divide(whole, total, out=whole).astype(leaf.dtype, copy=False)
+                if is_grid(leaf)
+                else leaf
+            ),
             sums,
             part,
         )
@@ -319,57 +325,6 @@ class Stylist:
     def _spans(self, grid: tuple[int, int], tile: tuple[int, int]) -> list[tuple[Span, Span]]:
         """Tiles or windows that cover a grid, by row and column."""
         return list(product(*map(partial(spans, halo=self._halo), grid, tile)))
-
-
-class _CompiledBytes:
-    """`ProgramBytes` as the compiler counts them."""
-
-    def __init__(self, programs: Programs, stride: int, style: EncodedStyle):
-        self._programs, self._stride, self._style = programs, stride, style
-
-    def whole(self, batch: int, size: tuple[int, int], padded: tuple[int, int]) -> int:
-        content = _pixels(batch, *padded)
-        return self._programs.bytes(_decode, content, _size(*size, padded), *self._style)
-
-    def tile(self, tile: tuple[int, int]) -> int:
-        pixels = self._tile_pixels(tile)
-        _, _, transformed = self._stages(tile)
-        return max(
-            self._programs.bytes(_encode_tile, pixels),
-            self._programs.bytes(_decode_tile, pixels, transformed),
-        )
-
-    def transform(self, grid: tuple[int, int], window: tuple[int, int]) -> int:
-        whole, _, _ = self._stages(grid)
-        tokens, context, _ = self._stages(window)
-        return max(
-            self._programs.bytes(_context, whole),
-            self._programs.bytes(_transform, tokens, context, *self._style),
-        )
-
-    def per_token(self) -> int:
-        side = MIN_TOKENS
-        grids = filter(is_grid, jax.tree.leaves(self._stages((side, side))))
-        return sum(x.size * x.dtype.itemsize for x in grids) // side**2
-
-    def _tile_pixels(self, tile: tuple[int, int]) -> jax.ShapeDtypeStruct:
-        return _pixels(1, tile[0] * self._stride, tile[1] * self._stride)
-
-    def _stages(self, grid: tuple[int, int]) -> tuple[Tokens, Tokens, Tokens]:
-        """Shapes of the tokens, their context, and the transformed tokens of a grid."""
-        shapes = self._programs.shapes
-        tokens = shapes(_encode_tile, self._tile_pixels(grid))
-        context = shapes(_context, tokens)
-        return tokens, context, shapes(_transform, tokens, context, *self._style)
-
-
-def _pixels(batch: int, height: int, width: int) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((batch, height, width, 3), np.float32)
-
-
-def _size(height: int, width: int, padded: tuple[int, int]) -> Int[np.ndarray, "2"] | None:
-    """The size of a picture that is padded, for `_decode`."""
-    return None if (height, width) == padded else np.array([height, width], np.int32)
 
 
 def _empty_like(leaf: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
@@ -380,69 +335,3 @@ def _empty_like(leaf: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
 def _zeros_for(leaf: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     """What the windows of a grid are summed in; of anything else, itself."""
     return np.zeros((1, *grid, leaf.shape[-1]), np.float32) if is_grid(leaf) else leaf
-
-
-def _batch_size(memory: Memory) -> int:
-    return len(jax.tree.leaves(memory)[0])
-
-
-def _row(style: EncodedStyle, i: int) -> EncodedStyle:
-    """The style of one content of a batch."""
-    memories = tuple(
-        memory if _batch_size(memory) == 1 else jax.tree.map(lambda x: x[i : i + 1], memory)
-        for memory in style.memories
-    )
-    return style._replace(memories=memories)
-
-
-# What is compiled: functions of the student and arrays.
-
-
-def _encode_style(model: Student, style: Float[Array, "b h w 3"]) -> Memory:
-    return model.encode_style(style)
-
-
-def _decode(
-    model: Student,
-    content: Float[Array, "b h w 3"],
-    size: Int[Array, "2"] | None,
-    memories: tuple[Memory, ...],
-    weights: Float[Array, " s"] | None,
-) -> Float[Array, "b h w 3"]:
-    """Predictions in [0, 1]; what lies beyond `size` (height and width) is padding."""
-    b, h, w, _ = content.shape
-    memories = jax.tree.map(lambda x: jnp.broadcast_to(x, (b, *x.shape[1:])), memories)
-    padding = None
-    if size is not None:
-        outside = (jnp.arange(h) >= size[0])[:, None] | (jnp.arange(w) >= size[1])
-        padding = jnp.broadcast_to(outside, (b, h, w))
-    return jnp.clip(model.decode(content, memories, weights=weights, padding=padding), 0, 1)
-
-
-def _encode_tile(model: Student, content: Float[Array, "1 h w 3"]) -> Tokens:
-    return _tile_rule(model).encode(content)
-
-
-def _context(model: Student, tokens: Tokens) -> Tokens:
-    return _tile_rule(model).context(tokens)
-
-
-def _transform(
-    model: Student,
-    tokens: Tokens,
-    context: Tokens,
-    memories: tuple[Memory, ...],
-    weights: Float[Array, " s"] | None,
-) -> Tokens:
-    return _tile_rule(model).transform(tokens, context, memories, weights)
-
-
-def _decode_tile(
-    model: Student, content: Float[Array, "1 h w 3"], tokens: Tokens
-) -> Float[Array, "1 h w 3"]:
-    return jnp.clip(_tile_rule(model).decode(content, tokens), 0, 1)
-
-
-def _tile_rule(model: Student) -> TileRule:
-    assert model.tiles is not None  # the plan has no tiles without it
-    return model.tiles

@@ -76,7 +76,18 @@ def _upsample_and_sum(
 ) -> Float[Array, "*doubled"]:
     """Upsample three maps by 2 along an axis and sum their entries i - 1, i and i + 1.
 
-    Entries beyond the border are reflected, after the upsampling.
+    With U(x) the bilinear upsampling of x, entry i of the result is
+
+        U(before)[i - 1] + U(centre)[i] + U(after)[i + 1],
+
+    where U(x)[2j] = x[j - 1] / 4 + 3 x[j] / 4, U(x)[2j + 1] = 3 x[j] / 4 + x[j + 1] / 4, and x is
+    continued by its edges. So of the interior, with j the index at the low resolution,
+
+        even, i = 2j:     U(before)[2j - 1] + U(centre)[2j] + U(after)[2j + 1]
+        odd, i = 2j + 1:  U(before)[2j] + U(centre)[2j + 1] + U(after)[2j + 2].
+
+    Entries beyond the border are reflected after the upsampling: U(x)[-1] = U(x)[1]. Compared with
+    a convolution of the upsampled features in tests/student_jax/nets/test_convolution.py.
     """
     n = centre.shape[axis]
     at = functools.partial(jax.lax.slice_in_dim, axis=axis)

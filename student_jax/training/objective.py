@@ -30,7 +30,7 @@ LossFunction = Callable[
 
 
 def load_features(name: Literal["vgg16", "vgg19"], vgg19_weights: str) -> FeatureNetwork:
-    """The network whose features a loss compares: the bundled VGG16, or VGG19 from elsewhere.
+    """The network whose features a loss compares: the bundled VGG16, or published VGG19 weights.
 
     Args:
         vgg19_weights: see `TrainConfig`.

@@ -34,7 +34,7 @@ PEAK_FLOPS = {
 
 
 class TrainingError(InputError):
-    """Training cannot go on; the message says since when and what remains."""
+    """Training cannot go on; the message names the step, and what remains."""
 
 
 def peak_flops(peak_tflops: float | None) -> float | None:
@@ -69,7 +69,8 @@ class Progress:
         peak: float | None = None,
         visible: bool = True,
     ):
-        self._config, self._writer, self._schedule = config, writer, schedule
+        self._config, self._writer = config, writer
+        self._schedule = jax.jit(schedule)  # its constants would otherwise be copied at every call
         self._flops, self._peak = flops, peak
         self._pending: deque[tuple[int, Sequence[str], Terms]] = deque()
         self._bar = tqdm(
@@ -89,7 +90,7 @@ class Progress:
         self._bar.close()
 
     def dispatched(self, step: int, records: Sequence[str], terms: Terms) -> None:
-        """Take note of a step that the device has been given; look at the one before.
+        """Take note of a step that the device has been given; read the figures of the one before.
 
         Raises:
             TrainingError: a figure of that step is not a finite number.
@@ -124,7 +125,8 @@ class Progress:
             self.seconds += now - self._clock
         self._clock = now
         if step % self._config.log_every == 0:
-            values = self.terms | {"learning_rate": float(self._schedule(step - 1))}
+            rate = jax.device_get(self._schedule(jax.device_put(step - 1)))
+            values = self.terms | {"learning_rate": float(rate)}
             speed = self._speed()
             self._writer.scalars(step, values | speed)
             self._bar.set_postfix_str(", ".join(_short(values | speed)))

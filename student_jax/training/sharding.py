@@ -53,7 +53,7 @@ def make_mesh(fsdp: int = 1) -> Mesh:
         fsdp: devices over which each copy of the parameters is spread.
 
     Raises:
-        InputError: the number of devices is no multiple of that.
+        InputError: the number of devices is not a multiple of that.
     """
     count = jax.device_count()
     if count % fsdp:
@@ -78,7 +78,7 @@ def placed(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
     "fsdp"."""
     ways = mesh.shape["fsdp"]
 
-    def place(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    def with_sharding(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         axes = [axis for axis, length in enumerate(x.shape) if length % ways == 0]
         if ways == 1 or x.size < MIN_SHARDED_SIZE or not axes:
             spec = PartitionSpec()
@@ -87,7 +87,7 @@ def placed(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
             spec = PartitionSpec(*[None] * split, "fsdp")
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec))
 
-    return jax.tree.map(place, tree)
+    return jax.tree.map(with_sharding, tree)
 
 
 def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

@@ -163,8 +163,10 @@ def train(config: TrainConfig) -> None:
                 for step in range(start + 1, config.steps + 1):
                     batch = next(batches)
                     records = batch.pop("record").tolist()
-                    state, terms = step_fn(state, sharding.shard_batch(batch, mesh), features)
-                    progress.dispatched(step, records, terms)
+                    # Copies between host and device that nobody asked for would slow each step.
+                    with jax.transfer_guard("disallow"):
+                        state, terms = step_fn(state, sharding.shard_batch(batch, mesh), features)
+                        progress.dispatched(step, records, terms)
                     # Several processes have to agree, which makes them wait for each other.
                     ask = jax.process_count() == 1 or step % config.log_every == 0
                     stopped = ask and sharding.any_process(terminated())
@@ -178,7 +180,7 @@ def train(config: TrainConfig) -> None:
                             writer.picture(step, "held_out", samples)
                     elif stopped:
                         progress.settle()
-                        # Who sends signals does not wait for a validation: this one is no best.
+                        # Whoever sends signals does not wait for a validation: never the best.
                         checkpoints.save(state, {BEST_METRIC: math.inf})
                     if stopped:
                         break
@@ -253,7 +255,7 @@ def has_frozen_parameters(student: Student) -> bool:
 
 @contextmanager
 def termination_flag() -> Iterator[Callable[[], bool]]:
-    """A function that tells whether SIGTERM has arrived, for an orderly stop between two steps."""
+    """A function that returns whether SIGTERM has arrived, to stop in order between two steps."""
     received = False
 
     def handle(*_):

@@ -10,7 +10,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from student_jax.student import LearningGroup, LearningGroups
+from student_jax.student import LearningGroups
 from student_jax.training.config import TrainConfig
 
 Terms = dict[str, Float[Array, ""]]
@@ -76,16 +76,20 @@ def make_optimiser(
 ) -> optax.GradientTransformation:
     """AdamW with clipping by the global norm, and a rate of its own for the slow group."""
 
-    def groups(params: Any) -> Any:
-        def group(path: tuple, _) -> LearningGroup:
-            return learning_group(tuple(getattr(key, "key", key) for key in path))
+    # Checkpoints hold these labels: they are those of version 0.1.0.
+    labels = {"normal": "rest", "slow": "backbone"}
 
-        return jax.tree_util.tree_map_with_path(group, params)
+    def labelled(params: Any) -> Any:
+        def label(path: tuple, _) -> str:
+            # The last key of a variable's path leads into it and is not a name of the model's.
+            names = tuple(key.key for key in path if hasattr(key, "key"))
+            return labels[learning_group(names)]
 
+        return jax.tree_util.tree_map_with_path(label, params)
+
+    rates = {"normal": optax.identity(), "slow": optax.scale(config.slow_rate)}
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.adamw(learning_rate_schedule(config), weight_decay=config.weight_decay),
-        optax.partition(
-            {"normal": optax.identity(), "slow": optax.scale(config.slow_rate)}, groups
-        ),
+        optax.partition({labels[group]: rate for group, rate in rates.items()}, labelled),
     )

@@ -29,8 +29,8 @@ def train_step(
     """One step of the optimiser; returns the new state, and the loss and its terms before it.
 
     With `config.accumulate` > 1 the parts of the batch follow one another and their gradients are
-    averaged, which gives those of the whole batch; only batch norm in the tail takes its
-    statistics from one part at a time.
+    averaged, which gives those of the whole batch; only batch norm takes its statistics from one
+    part at a time.
     """
 
     def loss_fn(params, stats, batch, key):

@@ -85,7 +85,7 @@ def open_student(name_or_path: str, step: int | Literal["best", "latest"] = "bes
         step: which checkpoint of a training run; see `checkpoint.load_student`.
 
     Raises:
-        InputError: nothing usable there, or a number as the step of a student that is no run.
+        InputError: nothing usable there, or a number as the step of a student without steps.
     """
     path = bundled_student(name_or_path) or Path(name_or_path)
     repository = None if path.exists() else parse_repository(name_or_path)

@@ -35,7 +35,7 @@ try:
 except Exception:
     # Without PyTorch's own words: they advise to load the file with code and all.
     sys.exit(
-        "it is no PyTorch checkpoint, or holds more than tensors and plain values; expected a "
+        "it is not a PyTorch checkpoint, or holds more than tensors and plain values; expected a "
         "state_dict as torch.save writes it, or a .safetensors file"
     )
 save_file(weights, sys.argv[2])

@@ -131,7 +131,7 @@ def test_files_that_are_no_checkpoints(tmp_path):
     (tmp_path / "cat.jpg").write_bytes(b"\xff\xd8\xff\xe0")
     torch.save(torch.zeros(1), tmp_path / "tensor.pth")
     for name in ("cat.jpg", "tensor.pth"):
-        with pytest.raises(InputError, match=rf'"[^"]*{name}": it is no PyTorch checkpoint, or'):
+        with pytest.raises(InputError, match=rf'"[^"]*{name}": it is not a PyTorch checkpoint, or'):
             read_weights(tmp_path / name)
 
 

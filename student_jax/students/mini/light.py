@@ -11,8 +11,8 @@ from student_jax.nets.convolution import ReflectConv
 class LightStage(nnx.Module):
     """A linear map of every 2 x 2 patch, which halves the picture, then a residual block.
 
-    There is no normalisation: the means and deviations of the channels over a picture are what
-    tells one style's colours from another's.
+    There is no normalisation: styles differ in the means and deviations of the channels over a
+    picture.
     """
 
     def __init__(self, in_dim: int, out_dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
