@@ -23,7 +23,7 @@ quickstart: $(VENV)/installed
 	$(BIN)/style-distil dump --content $(SAMPLES)/content --style $(SAMPLES)/style \
 	    --steps 10 --out $(Q)/triplets
 	$(BIN)/style-distil train mini --data $(Q)/triplets --workdir $(Q)/student --resume \
-	    --init-from mini --loss texture --held-out-fraction 0.2 --steps 100 --warmup-steps 10 \
+	    --init-from mini --loss texture --validation-fraction 0.2 --steps 100 --warmup-steps 10 \
 	    --learning-rate 1e-4 --checkpoint-every 50
 	$(BIN)/style-distil evaluate --checkpoint $(Q)/student --out $(Q)
 	$(BIN)/style-distil stylize --checkpoint $(Q)/student --out $(Q)/stylised \

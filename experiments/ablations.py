@@ -279,7 +279,7 @@ def ablate(config: AblationConfig) -> None:
     ablation = ABLATIONS[config.vary](dataset, split.train, config.points)
     validation = config.validation
     if validation is None:
-        validation = subset(dataset, spread(split.held_out, config.max_pairs), config.out).root
+        validation = subset(dataset, spread(split.validation, config.max_pairs), config.out).root
     examples = ExampleSet.of(config.test or validation, config.max_pairs)
     about = examples.about(dataset, split.train)
     runs = {}

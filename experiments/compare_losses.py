@@ -189,7 +189,7 @@ def compare_losses(config: CompareConfig) -> None:
     )
     write_figures(config, gold_dataset)
     training = TripletDataset(config.data)
-    fraction = 0.0 if config.validation else load_config(first.workdir)["held_out_fraction"]
+    fraction = 0.0 if config.validation else load_config(first.workdir)["validation_fraction"]
     train = split_triplets(training, fraction).train
     about = {name: of.about(training, train) for name, of in sets.items()}
     about[GOLD]["sha256"] = gold.sha256

@@ -206,6 +206,14 @@ RENAMED = {
 }
 """What commands were called before, or are easily called."""
 
+RENAMED_FLAGS = {
+    "train --held-out-fraction": "--validation-fraction",
+    "train --backbone-rate": "--slow-rate",
+    "study ablations --study": "--vary",
+    "study losses --teacher": "--model",
+}
+"""What flags were called before, by command."""
+
 SOURCE_TREE = Path(__file__).parents[1]
 
 
@@ -286,6 +294,12 @@ def _names(group: Group, prefix: str = "") -> Iterator[str]:
 
 
 def _start(command: Command, prog: str, arguments: Sequence[str]) -> None:
+    name = prog.removeprefix(f"{PROGRAM} ")
+    for argument in arguments:
+        flag = argument.partition("=")[0]
+        if now := RENAMED_FLAGS.get(f"{name} {flag}"):
+            print(f"error: {flag} of {prog} is called {now} now.", file=sys.stderr)
+            sys.exit(2)
     module = _load(command, prog)
     kind = _settings_type(command, module, arguments)
     settings = tyro.cli(kind, prog=prog, description=command.help, args=arguments)

@@ -235,3 +235,12 @@ def test_completion_knows_the_whole_tree():
     )
     for word in ("export-tfds", "ablations", "--preserve-colour", "--init-from", "--content"):
         assert word in done.stdout
+
+
+def test_a_renamed_flag_is_named(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["train", "mini", "--held-out-fraction=0.2"])
+    assert end.value.code == 2
+    assert "--held-out-fraction of style-distil train is called --validation-fraction now." in (
+        capsys.readouterr().err
+    )

@@ -94,7 +94,7 @@ def put_student(dump: Path) -> None:
     """The workdir of a training run, of one step."""
     flags = "--steps 1 --warmup-steps 0 --batch-size 1 --crop-size 32 --validation-pairs 1"
     command = [sys.executable, ROOT / "scripts" / "train_flax.py", "mini", "--data", dump]
-    command += ["--workdir", "runs/student", *flags.split(), "--held-out-fraction", "0.2"]
+    command += ["--workdir", "runs/student", *flags.split(), "--validation-fraction", "0.2"]
     # Compiled without optimisation, which takes far longer than the step.
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
     subprocess.run(command, env=os.environ | {"XLA_FLAGS": flags}, check=True)

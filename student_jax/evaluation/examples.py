@@ -111,7 +111,7 @@ def validation_triplets(workdir: Path, max_pairs: int) -> list[tuple[Triplets, S
     datasets = [open_triplets(name) for name in names]
     each = -(-max_pairs // len(datasets))
     return [
-        (dataset, spread(split_triplets(dataset, run["held_out_fraction"]).held_out, each))
+        (dataset, spread(split_triplets(dataset, run["validation_fraction"]).validation, each))
         for dataset in datasets
     ]
 

@@ -142,7 +142,7 @@ def load_config(workdir: Path) -> dict:
         InputError: the folder is not the workdir of a training run.
     """
     try:
-        return json.loads((workdir / "config.json").read_text())
+        stored = json.loads((workdir / "config.json").read_text())
     except FileNotFoundError as error:
         raise InputError(
             f'"{workdir}" is not the workdir of a training run: it has no config.json; '
@@ -150,6 +150,13 @@ def load_config(workdir: Path) -> dict:
         ) from error
     except ValueError as error:
         raise InputError(f"{workdir / 'config.json'} is not JSON: {error}.") from error
+    # Version 0.1.0 had other names for some settings.
+    former = {
+        field.metadata["formerly"]: field.name
+        for field in fields(TrainConfig)
+        if "formerly" in field.metadata
+    }
+    return {former.get(name, name): value for name, value in stored.items()}
 
 
 def check_config(config: TrainConfig) -> None:
@@ -173,7 +180,7 @@ def check_config(config: TrainConfig) -> None:
             continue
         # A setting that did not exist when the run began had its default.
         default = None if field.default is MISSING else field.default
-        before = stored.get(field.name, stored.get(field.metadata.get("formerly"), default))
+        before = stored.get(field.name, default)
         if before != given[field.name]:
             raise InputError(
                 f'the run in "{config.workdir}" has {field.name} = {before}, not '

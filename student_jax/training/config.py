@@ -34,9 +34,11 @@ class TrainConfig:
     """How often each of several datasets is drawn from, relative to the others; by default equally
     often, whatever their sizes."""
     validation: str | None = None
-    """Triplet dataset to validate on; by default a part of the training data is held out."""
-    held_out_fraction: float = 0.1
-    """Share of the contents and of the styles that is held out without --validation."""
+    """Triplet dataset to validate on; by default a part of the training data is kept for it."""
+    validation_fraction: float = dataclasses.field(
+        default=0.1, metadata={"formerly": "held_out_fraction"}
+    )
+    """Share of the contents and of the styles that is kept for validation without --validation."""
     loss: Literal["L1", "L2", "L3", "perceptual", "texture"] = "L1"
     """L1 = MSE, L2 = 0.5 MSE + 0.5 Gram, L3 = 0.7 MSE + 0.3 Gram, perceptual = MSE + 0.01 distance
     of features, texture = MSE + 0.1 difference of the amount of texture + 0.1 relative
@@ -86,7 +88,7 @@ class TrainConfig:
     checkpoint_every: int = 1000
     """Steps between two validations, each with samples and a checkpoint."""
     validation_pairs: int = 64
-    """Largest number of held-out triplets that a validation looks at."""
+    """Largest number of triplets that a validation looks at."""
     seed: int = 0
     """Of the initial parameters, the order of the data, the crops and dropout."""
     log_every: int = _run_only(10)
@@ -115,7 +117,7 @@ class TrainConfig:
         for name in ("slow_rate", "warmup_steps", "weight_decay", "num_workers", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more")
-        for name in ("held_out_fraction", "ema_decay"):
+        for name in ("validation_fraction", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 0, below 1")
         if self.image_size is not None and self.image_size < self.crop_size:
@@ -167,7 +169,7 @@ class TrainConfig:
 
         `style-distil train mini --data TRIPLETS --workdir RUN --steps 4000 --warmup-steps 400
         --crop-size 96 --ema-decay 0.98` takes 15 minutes on one core of an AMD EPYC and reaches a
-        squared error of 0.0045 to the teacher on held-out triplets (docs/experiments/losses.md).
+        squared error of 0.0045 to the teacher on test pictures (docs/experiments/losses.md).
         """
         return cls(
             data,

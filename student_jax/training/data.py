@@ -55,41 +55,43 @@ class Batch(TypedDict):
 
 @dataclass(frozen=True)
 class Split:
-    """Which triplets of a dataset are trained on and which are held out, by their index."""
+    """Which triplets of a dataset are trained on and which are for validation, by their index."""
 
     train: Int[np.ndarray, " p"]
-    held_out: Int[np.ndarray, " q"]
+    validation: Int[np.ndarray, " q"]
 
 
-def split_triplets(dataset: Triplets, held_out_fraction: float) -> Split:
-    """Hold out a share of the contents and of the styles, at least one each, by a hash of the ids.
+def split_triplets(dataset: Triplets, validation_fraction: float) -> Split:
+    """Keep a share of the contents and of the styles for validation, at least one each, by a hash
+    of the ids.
 
-    A held-out triplet shares neither its content nor its style with any training triplet; triplets
-    of a held-out picture with a training one are used for neither. A share of 0 holds nothing out.
+    A validation triplet shares neither its content nor its style with any training triplet;
+    triplets of a validation picture with a training one are used for neither. A share of 0 keeps
+    nothing.
 
     Raises:
-        InputError: too few pictures to leave anything to train on or to hold out.
+        InputError: too few pictures to leave anything to train on or to validate on.
     """
-    if held_out_fraction == 0:
+    if validation_fraction == 0:
         return Split(np.arange(len(dataset)), np.arange(0))
-    content_held, style_held = (
-        np.isin(rows, _held_out_rows(ids, held_out_fraction))
+    of_content, of_style = (
+        np.isin(rows, _validation_rows(ids, validation_fraction))
         for rows, ids in zip(dataset.pairs.T, (dataset.content_ids, dataset.style_ids), strict=True)
     )
     split = Split(
-        train=np.flatnonzero(~content_held & ~style_held),
-        held_out=np.flatnonzero(content_held & style_held),
+        train=np.flatnonzero(~of_content & ~of_style),
+        validation=np.flatnonzero(of_content & of_style),
     )
-    if not len(split.train) or not len(split.held_out):
+    if not len(split.train) or not len(split.validation):
         raise InputError(
             f"the {len(dataset.content_ids)} contents and {len(dataset.style_ids)} styles of "
-            f"{dataset!r} are too few to hold out {held_out_fraction:.0%} of them; add some, or "
-            "give another dataset with --validation."
+            f"{dataset!r} are too few to keep {validation_fraction:.0%} of them for validation; "
+            "add some, or give another dataset with --validation."
         )
     return split
 
 
-def _held_out_rows(ids: Sequence[str], fraction: float) -> list[int]:
+def _validation_rows(ids: Sequence[str], fraction: float) -> list[int]:
     count = max(1, round(fraction * len(ids)))
     return sorted(range(len(ids)), key=lambda i: hashlib.sha1(ids[i].encode()).hexdigest())[:count]
 
@@ -116,30 +118,30 @@ class TripletSource(grain.sources.RandomAccessDataSource):
 
 
 def load_sources(
-    names: Sequence[str], validation: str | None, held_out_fraction: float
+    names: Sequence[str], validation: str | None, validation_fraction: float
 ) -> tuple[list[TripletSource], grain.MapDataset]:
     """What a run trains on, dataset by dataset, and the triplets that it validates on.
 
     Args:
         names: datasets to train on.
         validation: dataset to validate on, whole; without one, a share of each of the others is
-            held out.
-        held_out_fraction: that share, as in `split_triplets`.
+            kept for it.
+        validation_fraction: that share, as in `split_triplets`.
 
     Raises:
         InputError: a dataset that cannot be read, or with too few pictures to split.
     """
-    fraction = 0.0 if validation else held_out_fraction
-    train, held_out = [], []
+    fraction = 0.0 if validation else validation_fraction
+    train, validated = [], []
     for name in names:
         dataset = open_triplets(name)
         split = split_triplets(dataset, fraction)
         train.append(TripletSource(name, dataset, split.train))
-        held_out.append(TripletSource(name, dataset, split.held_out))
+        validated.append(TripletSource(name, dataset, split.validation))
     if validation:
         dataset = open_triplets(validation)
-        held_out = [TripletSource(validation, dataset, np.arange(len(dataset)))]
-    return train, grain.MapDataset.concatenate(list(map(grain.MapDataset.source, held_out)))
+        validated = [TripletSource(validation, dataset, np.arange(len(dataset)))]
+    return train, grain.MapDataset.concatenate(list(map(grain.MapDataset.source, validated)))
 
 
 @dataclass(frozen=True)

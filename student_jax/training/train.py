@@ -57,12 +57,14 @@ def train(config: TrainConfig) -> None:
         check_config(config)
 
     # Data
-    sources, held_out = load_sources(config.data, config.validation, config.held_out_fraction)
-    if not len(held_out):
-        raise InputError("nothing to validate on: give --validation or a --held-out-fraction.")
+    sources, triplets = load_sources(config.data, config.validation, config.validation_fraction)
+    if not len(triplets):
+        raise InputError(
+            "nothing to validate on: give --validation or a larger --validation-fraction."
+        )
     check_crops(sources, config.crop_size)
-    count = min(config.validation_pairs, len(held_out))
-    held_out = [held_out[i] for i in np.linspace(0, len(held_out) - 1, count).round().astype(int)]
+    count = min(config.validation_pairs, len(triplets))
+    triplets = [triplets[i] for i in np.linspace(0, len(triplets) - 1, count).round().astype(int)]
 
     # Model, objective and optimiser
     loss_weights = LOSSES[config.loss]
@@ -130,7 +132,7 @@ def train(config: TrainConfig) -> None:
                 in_shardings=(placement, split, split),
                 out_shardings=copies,
             ),
-            triplets=held_out,
+            triplets=triplets,
             batch_size=config.batch_size,
             multiple=math.lcm(config.model.content_stride, config.model.style_stride),
             mesh=mesh,
@@ -177,7 +179,7 @@ def train(config: TrainConfig) -> None:
                                 raise TrainingError(f"step {step} left no finite prediction.")
                             checkpoints.save(state, metrics)
                             writer.scalars(step, _named("validation_{}", metrics))
-                            writer.picture(step, "held_out", samples)
+                            writer.picture(step, "validation", samples)
                     elif stopped:
                         progress.settle()
                         # Whoever sends signals does not wait for a validation: never the best.
@@ -212,7 +214,7 @@ def train(config: TrainConfig) -> None:
             file.write(json.dumps(summary, indent=2).encode())
         print(
             f"trained {step} steps at {progress.images_per_s or 0:.1f} images/s, "
-            f"{metrics['psnr']:.2f} dB to the teacher on {count} held-out triplets; "
+            f"{metrics['psnr']:.2f} dB to the teacher on {count} validation triplets; "
             f'see "{config.workdir}"'
         )
 

@@ -1,4 +1,4 @@
-"""Validation in training: how far the student is from the teacher on held-out triplets."""
+"""Validation in training: how far the student is from the teacher on other triplets."""
 
 import math
 from collections.abc import Callable, Sequence

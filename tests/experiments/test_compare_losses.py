@@ -346,7 +346,7 @@ def test_the_experiment_and_its_continuation(dump, tmp_path, monkeypatch, capfd)
         "--model.content-widths 8 8 --model.style-widths 8 8 --model.hidden-dim 16 "
         "--model.num-heads 2 --model.mlp-dim 16 --model.num-encoder-layers 1 "
         "--model.num-decoder-layers 1 --model.tail-dim 16 --batch-size 2 --crop-size 32 "
-        "--held-out-fraction 0.2 --validation-pairs 1"
+        "--validation-fraction 0.2 --validation-pairs 1"
     )
     gold = subset(TripletDataset(dump), (0, 7), tmp_path / "gold").root
     config = CompareConfig(

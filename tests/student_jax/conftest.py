@@ -81,7 +81,7 @@ def train_settings(triplets, tiny_model):
         "learning_rate": 3e-3,
         "slow_rate": 1.0,
         "warmup_steps": 2,
-        "held_out_fraction": 0.2,
+        "validation_fraction": 0.2,
         "checkpoint_every": 4,
         "log_every": 1,
         "clip_norm": 1.0,

@@ -105,10 +105,10 @@ def test_what_a_training_validated_on(dump, tmp_path, monkeypatch):
         validation_triplets(tmp_path, 64)
     (tmp_path / "checkpoints").mkdir()
     for data in (str(dump), [str(dump)]):
-        run = {"data": data, "validation": None, "held_out_fraction": 0.2}
+        run = {"data": data, "validation": None, "validation_fraction": 0.2}
         (tmp_path / "config.json").write_text(json.dumps(run))
         [(dataset, indices)] = validation_triplets(tmp_path, 64)
-        assert indices == list(split_triplets(dataset, 0.2).held_out)
+        assert indices == list(split_triplets(dataset, 0.2).validation)
     (tmp_path / "config.json").write_text(json.dumps(run | {"validation": str(dump)}))
     [(dataset, indices)] = validation_triplets(tmp_path, 3)
     assert indices == [0, 10, 19]  # of 20, evenly spread
@@ -126,7 +126,7 @@ def test_what_a_training_validated_on(dump, tmp_path, monkeypatch):
 def test_a_training_run_and_results_on_what_it_validated_on(dump, opened, tmp_path):
     workdir, out = tmp_path / "run", tmp_path / "out"
     (workdir / "checkpoints").mkdir(parents=True)
-    run = {"data": str(dump), "validation": None, "held_out_fraction": 0.2}
+    run = {"data": str(dump), "validation": None, "validation_fraction": 0.2}
     run |= {"init_from": None, "loss": "L2", "steps": 900}
     (workdir / "config.json").write_text(json.dumps(run))
     for triplet in TripletDataset(dump):

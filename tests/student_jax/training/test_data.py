@@ -36,22 +36,22 @@ def grey(tmp_path_factory):
     return root
 
 
-def test_held_out_triplets_share_no_picture_with_training(triplets):
+def test_validation_triplets_share_no_picture_with_training(triplets):
     dataset = TripletDataset(triplets)
     split = split_triplets(dataset, 0.2)
-    train, held_out = dataset.pairs[split.train], dataset.pairs[split.held_out]
-    assert len(train) == 4 * 3 and len(held_out) == 1 * 1
-    assert not set(train[:, 0]) & set(held_out[:, 0])
-    assert not set(train[:, 1]) & set(held_out[:, 1])
+    train, validation = dataset.pairs[split.train], dataset.pairs[split.validation]
+    assert len(train) == 4 * 3 and len(validation) == 1 * 1
+    assert not set(train[:, 0]) & set(validation[:, 0])
+    assert not set(train[:, 1]) & set(validation[:, 1])
 
 
-def test_nothing_held_out_on_request(triplets):
+def test_nothing_is_kept_for_validation_on_request(triplets):
     split = split_triplets(TripletDataset(triplets), 0.0)
-    assert len(split.train) == 20 and len(split.held_out) == 0
+    assert len(split.train) == 20 and len(split.validation) == 0
 
 
 def test_too_few_pictures_to_hold_any_out(triplets):
-    with pytest.raises(InputError, match="too few to hold out 90%"):
+    with pytest.raises(InputError, match="too few to keep 90% of them for validation"):
         split_triplets(TripletDataset(triplets), 0.9)
 
 
@@ -101,8 +101,8 @@ def test_an_epoch_has_every_triplet_once(triplets):
 
 
 def test_datasets_are_mixed_by_their_weights(triplets, grey):
-    sources, held_out = load_sources([str(triplets), str(grey)], None, 0.2)
-    assert len(held_out) == 1 + 1
+    sources, validation = load_sources([str(triplets), str(grey)], None, 0.2)
+    assert len(validation) == 1 + 1
     iterator = training_batches(
         sources, (1.0, 3.0), batch_size=4, crop_size=32, seed=0, num_workers=0
     )
@@ -111,9 +111,9 @@ def test_datasets_are_mixed_by_their_weights(triplets, grey):
 
 
 def test_validation_dataset_of_its_own(triplets, grey):
-    (source,), held_out = load_sources([str(triplets)], str(grey), 0.2)
+    (source,), validation = load_sources([str(triplets)], str(grey), 0.2)
     assert len(source) == 20
-    assert [triplet["record"] for triplet in held_out] == [f"{grey}[{i}]" for i in range(4)]
+    assert [triplet["record"] for triplet in validation] == [f"{grey}[{i}]" for i in range(4)]
 
 
 def test_pictures_are_reduced_by_averaging(triplets):

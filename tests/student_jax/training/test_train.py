@@ -99,11 +99,11 @@ def test_what_a_run_leaves(finished):
     assert validated == [4, 8, 12]
     assert records[-1]["validation_mse"] < records[4]["validation_mse"]
     names = sorted(path.name for path in (finished.workdir / "samples").iterdir())
-    assert names == [f"held_out-{step:07d}.png" for step in validated]
+    assert names == [f"validation-{step:07d}.png" for step in validated]
     events = EventAccumulator(str(finished.workdir / "tensorboard"))
     events.Reload()
     assert [event.step for event in events.Scalars("loss")] == list(range(1, 13))
-    assert [event.step for event in events.Images("held_out")] == validated
+    assert [event.step for event in events.Images("validation")] == validated
     summary = json.loads((finished.workdir / "summary.json").read_text())
     assert summary["steps"] == 12 and summary["images_per_s"] > 0
     assert summary["validation_mse"] == records[-1]["validation_mse"]
