@@ -122,9 +122,7 @@ def _counted(components: Components, size: int, steps: int) -> tuple[int, int]:
     return counter.get_total_flops(), evaluations
 
 
-def run(
-    model: str, size: int, steps: int, device: torch.device
-) -> dict[str, int | float | str | None]:
+def run(model: str, size: int, steps: int, device: torch.device) -> dict[str, float | str | None]:
     """Seconds and peak memory in bytes of one picture, in the fastest suitable dtype.
 
     The time is that of 2 and of 4 steps, continued to `steps`. The memory of a GPU is the peak of
