@@ -3,7 +3,8 @@
     python -m teacher_torch.cost MODEL SIZE STEPS count|run [DEVICE]
 
 prints one line of JSON. MODEL is "mini", "sd15" or a folder in the layout of diffusers. Costs do
-not depend on the values of the weights, so the first two need none. style-distil study cost calls this.
+not depend on the values of the weights, so the first two need none. "style-distil study cost" calls
+this.
 """
 
 import json
