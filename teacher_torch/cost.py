@@ -3,8 +3,7 @@
     python -m teacher_torch.cost MODEL SIZE STEPS count|run [DEVICE]
 
 prints one line of JSON. MODEL is "mini", "sd15" or a folder in the layout of diffusers. Costs do
-not depend on the values of the weights, so the first two need none. "style-distil study cost" calls
-this.
+not depend on the values of the weights, so the first two need none. scripts/cost.py calls this.
 """
 
 import json
@@ -123,7 +122,9 @@ def _counted(components: Components, size: int, steps: int) -> tuple[int, int]:
     return counter.get_total_flops(), evaluations
 
 
-def run(model: str, size: int, steps: int, device: torch.device) -> dict[str, float | str | None]:
+def run(
+    model: str, size: int, steps: int, device: torch.device
+) -> dict[str, int | float | str | None]:
     """Seconds and peak memory in bytes of one picture, in the fastest suitable dtype.
 
     The time is that of 2 and of 4 steps, continued to `steps`. The memory of a GPU is the peak of
