@@ -20,10 +20,10 @@ import numpy as np
 import torch
 import tyro
 from flax import nnx
-from throughput import planned_bytes
 from torch_sttr import TorchSTTR
 
 from student_jax import STTR, STTRConfig
+from student_jax.inference.programs import planned_bytes
 from student_jax.nets.attention import CPU_SCORE_BYTES, MultiHeadAttention, attention
 from student_jax.students.sttr.convert import sttr_to_torch
 from student_jax.training.config import TrainConfig

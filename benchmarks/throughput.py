@@ -32,6 +32,7 @@ import tyro
 from flax import nnx
 from fresh_process import table_cells
 
+from student_jax.inference.programs import planned_bytes
 from student_jax.nets.flops import count_flops
 from student_jax.student import Student, build_student
 from student_jax.training.config import TrainConfig
@@ -239,13 +240,6 @@ def program(function: Callable, *args, donate: bool = False) -> Program:
         return output
 
     return Program(call, count_flops(traced.jaxpr), planned_bytes(compiled))
-
-
-def planned_bytes(compiled: jax.stages.Compiled) -> int:
-    """Peak memory of a program, with its inputs and outputs, as the compiler counts."""
-    memory = compiled.memory_analysis()
-    kept = memory.argument_size_in_bytes + memory.output_size_in_bytes
-    return kept - memory.alias_size_in_bytes + memory.temp_size_in_bytes
 
 
 def student_and_pictures(worker: Worker, **changes) -> tuple[Student, jax.Array, jax.Array]:

@@ -293,7 +293,7 @@ def objectives(runs: Mapping[str, Sequence[TrainingRun]]) -> dict[str, dict]:
     return made_of
 
 
-def _training_log(workdir: Path) -> list[dict[str, int | float]]:
+def _training_log(workdir: Path) -> list[dict[str, float]]:
     """The lines that training wrote about its own steps."""
     lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
     return [line for line in lines if "loss" in line]

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from triplets import InputError
+from triplets import InputError, one_line
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
@@ -153,7 +153,7 @@ def _load_folder(folder: Path, dtype: torch.dtype, null_text: Tensor | None) -> 
             load_file(folder / NULL_TEXT)["null_text"] if null_text is None else null_text,
         )
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f'cannot load a model from "{folder}": {_first_line(error)}') from error
+        raise InputError(f'cannot load a model from "{folder}": {one_line(error)}.') from error
 
 
 def _load_pipeline(name_or_path: str, dtype: torch.dtype, null_text: Tensor | None) -> Components:
@@ -216,14 +216,10 @@ def _first_variant(
             errors.append(error)
     if local:
         raise InputError(
-            f'cannot load a model from "{name_or_path}": {_first_line(errors[-1])}'
+            f'cannot load a model from "{name_or_path}": {one_line(errors[-1])}.'
         ) from errors[-1]
     reason = str(errors[0]).partition("(")[0].strip()
     raise InputError(
         f'cannot load "{name_or_path}" from the Hugging Face Hub ({reason}); without a network, '
         f"download https://huggingface.co/{name_or_path} elsewhere and give it with --model PATH."
     ) from errors[0]
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0].removesuffix(".") + "."

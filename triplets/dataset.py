@@ -23,7 +23,7 @@ from triplets.format import (
     shard_name,
 )
 
-# Each open memory map holds a file descriptor, of which a process often has only 1024.
+# Each open memory map holds a file descriptor, and a process may often have only 1024.
 _MAX_OPEN_SHARDS = 128
 
 

@@ -2,7 +2,6 @@
 
 import base64
 import html
-import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,10 +10,9 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from student_jax.evaluation.judge import MEASURES, Judgement
-from triplets import contact_sheet, resize_shorter_side
+from triplets import contact_sheet, encode_image, resize_shorter_side
 from triplets.atomic import atomic_write
 
 FIGURE_SIDE = 160
@@ -168,14 +166,8 @@ def _best(judgement: Judgement, measure: str) -> str | None:
 
 
 def _inline(image: UInt8[np.ndarray, "h w 3"]) -> str:
-    data = base64.b64encode(_jpeg(image, quality=92)).decode("ascii")
+    data = base64.b64encode(encode_image(image, ".jpg", quality=92)).decode("ascii")
     return f'<img alt="" src="data:image/jpeg;base64,{data}">'
-
-
-def _jpeg(image: UInt8[np.ndarray, "h w 3"], quality: int) -> bytes:
-    encoded = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(image)).save(encoded, "JPEG", quality=quality)
-    return encoded.getvalue()
 
 
 def write_figure(
@@ -184,7 +176,7 @@ def write_figure(
     """Rows of pictures as a JPEG that is light enough to stand in a page."""
     small = [[resize_shorter_side(image, FIGURE_SIDE) for image in row] for row in rows]
     with atomic_write(path) as file:
-        file.write(_jpeg(contact_sheet(small, captions), quality=80))
+        file.write(encode_image(contact_sheet(small, captions), ".jpg", quality=80))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -52,7 +52,7 @@ def count(name: str, size: int) -> dict[str, int]:
     return {"parameters": count_parameters(model), "flops": flops}
 
 
-def run(name: str, size: int) -> dict[str, int | float | str | None]:
+def run(name: str, size: int) -> dict[str, float | str | None]:
     """Seconds (the median of five, compilation left out) and peak memory in bytes of one picture.
 
     The memory of a GPU is the peak of its allocator; that of a CPU is the weights and what the

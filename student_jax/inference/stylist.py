@@ -109,7 +109,7 @@ class Stylist:
     def encode_style(
         self,
         style: PictureLike | EncodedStyle | Sequence[PictureLike | EncodedStyle],
-        weights: Sequence[float | int] | None = None,
+        weights: Sequence[float] | None = None,
     ) -> EncodedStyle:
         """Encode a style once, to use it for many contents.
 
@@ -136,9 +136,9 @@ class Stylist:
         self,
         content: PictureLike | Sequence[PictureLike],
         style: PictureLike | EncodedStyle | Sequence[PictureLike | EncodedStyle],
-        strength: float | int = 1.0,
+        strength: float = 1.0,
         *,
-        weights: Sequence[float | int] | None = None,
+        weights: Sequence[float] | None = None,
         preserve_colour: bool = False,
         mask: PictureLike | None = None,
         plan: Plan | None = None,
@@ -205,9 +205,7 @@ class Stylist:
             needs=CompiledBytes(self._programs, self._content_stride, style),
         )
 
-    def _mix(
-        self, styles: Sequence[EncodedStyle], weights: Sequence[float | int] | None
-    ) -> EncodedStyle:
+    def _mix(self, styles: Sequence[EncodedStyle], weights: Sequence[float] | None) -> EncodedStyle:
         shares = np.ones(len(styles)) if weights is None else np.asarray(weights, np.float64)
         if not styles or len(shares) != len(styles):
             raise InputError(

@@ -27,8 +27,8 @@ from student_jax.student import (
 )
 from student_jax.training.config import TrainConfig
 from student_jax.training.train_state import TrainState, trained
-from triplets import InputError
-from triplets.atomic import atomic_write
+from triplets import InputError, one_line
+from triplets.atomic import write_json
 
 BEST_METRIC = "mse"
 """Validation metric whose smallest value marks the best checkpoint."""
@@ -130,9 +130,7 @@ def _state_item(state: TrainState) -> dict:
 
 def save_config(workdir: Path, config: TrainConfig, made_from: dict) -> None:
     """Write the run's configuration to config.json, with what it was made from."""
-    content = config.to_json() | {"made_from": made_from}
-    with atomic_write(workdir / "config.json") as file:
-        file.write(json.dumps(content, indent=2).encode())
+    write_json(workdir / "config.json", config.to_json() | {"made_from": made_from})
 
 
 def load_config(workdir: Path) -> dict:
@@ -226,8 +224,7 @@ def load_student(workdir: Path, step: int | Literal["best", "latest"] = "best") 
         try:
             checkpoints.restore_student(step, model)
         except (OSError, ValueError, KeyError) as error:
-            reason = str(error).strip().partition("\n")[0]
             raise InputError(
-                f'checkpoint {step} of "{workdir}" cannot be read: {reason}.'
+                f'checkpoint {step} of "{workdir}" cannot be read: {one_line(error)}.'
             ) from error
     return model

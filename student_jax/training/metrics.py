@@ -1,7 +1,6 @@
 """Where a run's figures go: JSON lines, TensorBoard, pictures, Weights & Biases."""
 
 import hashlib
-import io
 import json
 import time
 from collections.abc import Sequence
@@ -10,12 +9,11 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from triplets import InputError, write_image
+from triplets import InputError, encode_image, write_image
 from triplets.atomic import atomic_write
 
 
@@ -84,13 +82,11 @@ class TensorBoard:
 
     def picture(self, step: int, name: str, image: UInt8[np.ndarray, "h w 3"]) -> None:
         """Add a picture."""
-        buffer = io.BytesIO()
-        Image.fromarray(image).save(buffer, "png")
         picture = Summary.Image(
             height=image.shape[0],
             width=image.shape[1],
             colorspace=3,
-            encoded_image_string=buffer.getvalue(),
+            encoded_image_string=encode_image(image, ".png"),
         )
         self._add(step, summary=Summary(value=[Summary.Value(tag=name, image=picture)]))
 

@@ -1,6 +1,5 @@
 """Training: one function, from the data to the last checkpoint."""
 
-import json
 import math
 import signal
 import sys
@@ -33,7 +32,7 @@ from student_jax.training.validation import validate
 from student_jax.weights.folder import open_student
 from student_jax.weights.provenance import library_versions, weights_sha256
 from triplets import InputError, one_line
-from triplets.atomic import atomic_write, make_folder
+from triplets.atomic import make_folder, write_json
 
 
 def train(config: TrainConfig) -> None:
@@ -210,8 +209,7 @@ def train(config: TrainConfig) -> None:
             "processes": jax.process_count(),
             "libraries": library_versions(),
         }
-        with atomic_write(config.workdir / "summary.json") as file:
-            file.write(json.dumps(summary, indent=2).encode())
+        write_json(config.workdir / "summary.json", summary)
         print(
             f"trained {step} steps at {progress.images_per_s or 0:.1f} images/s, "
             f"{metrics['psnr']:.2f} dB to the teacher on {count} validation triplets; "

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from triplets import InputError
+from triplets import InputError, one_line
 
 PREFIX = "hf://"
 WEIGHTS = "model.safetensors"
@@ -97,7 +97,7 @@ def push_folder(folder: Path, name: str, *, private: bool = True) -> str:
         api.create_repo(name, private=private, exist_ok=True)
         return str(api.upload_folder(repo_id=name, folder_path=folder))
     except Exception as error:  # the client has dozens of its own
-        raise InputError(f"cannot push to {name}: {_one_line(error)}.") from error
+        raise InputError(f"cannot push to {name}: {one_line(error)}.") from error
 
 
 def _client():
@@ -115,10 +115,6 @@ def _client():
 
 def _no_download(repository: Repository, error: Exception) -> InputError:
     return InputError(
-        f"cannot download {PREFIX}{repository}: {_one_line(error)}; without a network, fetch "
+        f"cannot download {PREFIX}{repository}: {one_line(error)}; without a network, fetch "
         f"{repository.weights_address} elsewhere and give its path instead."
     )
-
-
-def _one_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__

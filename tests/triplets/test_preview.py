@@ -16,6 +16,14 @@ def test_figures_and_sheet_of_an_unfinished_dump(tmp_path, capsys):
     assert "triplets per content: 0 to 4" in out
     sheet = read_image(tmp_path / "data" / "preview.png")
     assert sheet.shape[1] == 6 * (8 + GAP) + GAP  # two triplets in a row
+    captions = len(sheet) - (2 * (6 + GAP) + GAP)
+    assert sheet[:captions].min() < 128
+    dataset = TripletDataset(tmp_path / "data")
+    for row in range(4):
+        top = captions + GAP + row // 2 * (6 + GAP)
+        for column, picture in enumerate(dataset[row][:3]):
+            left = GAP + (row % 2 * 3 + column) * (8 + GAP)
+            np.testing.assert_array_equal(sheet[top : top + 6, left : left + 8], picture)
 
 
 def test_figures_of_flat_colours(tmp_path):
@@ -36,8 +44,13 @@ def test_figures_of_flat_colours(tmp_path):
 
 def test_large_pictures_are_reduced(tmp_path):
     dataset = TripletDataset(dump(tmp_path / "data").root)
-    captions_and_cells = triplet_sheet(dataset, 1, cell=4)
-    assert captions_and_cells.shape[1] == 3 * (4 + GAP) + GAP
+    sheet = triplet_sheet(dataset, 1, cell=4)
+    assert sheet.shape[1] == 3 * (4 + GAP) + GAP
+    for column, picture in enumerate(dataset[0][:3]):  # 6 x 8 px, which become 3 x 4
+        left = GAP + column * (4 + GAP)
+        cell = sheet[-GAP - 3 : -GAP, left : left + 4]
+        assert cell.mean() == pytest.approx(picture.mean(), abs=6)
+    assert (sheet[-GAP:] == 255).all()
 
 
 def test_evenly_spaced_places():

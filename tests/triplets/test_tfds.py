@@ -57,5 +57,9 @@ def test_source_reads_a_prepared_dataset_without_tensorflow(tmp_path, monkeypatc
     images, skipped = load_images(source, 16)
     assert len(images) == 2 and skipped == []
     assert images.ids[0] == "tiny_pictures:train[:2]:0"
-    assert set(images.images[:, 0, 0, 0].tolist()) <= {0, 1, 2}
+    values = images.images[:, 0, 0, 0].tolist()
+    assert len(set(values)) == 2 and set(values) < {0, 1, 2}
+    for image, value in zip(images.images, values, strict=True):
+        assert (image == (value, 0, 0)).all()
+    assert images.original_sizes == [(16, 20)] * 2
     assert "tensorflow" not in sys.modules

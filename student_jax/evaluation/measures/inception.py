@@ -239,7 +239,8 @@ class ArtFeatures:
         try:
             return cls(inception_from_torch(read_weights(find_weights(weights))))
         except ValueError as error:
-            raise InputError(f"--fid-weights {weights}: {error}") from error
+            reason = str(error).removesuffix(".")
+            raise InputError(f"--fid-weights {weights}: {reason}.") from error
 
     def __call__(self, images: Float[np.ndarray, "b h w 3"]) -> Float[np.ndarray, "b 2048"]:
         return np.asarray(self._features(self._state, images.astype(np.float32)))

@@ -1,7 +1,6 @@
 """The released STTR and ImageNet backbones as students, and students by the authors' names."""
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from student_jax.students.sttr.model import STTR
 from student_jax.weights.folder import open_student, save_pretrained
 from student_jax.weights.published import find_weights, read_weights
 from triplets import InputError
-from triplets.atomic import atomic_write
+from triplets.atomic import atomic_write, write_json
 
 
 @dataclass(frozen=True)
@@ -80,8 +79,7 @@ def import_weights(config: ImportConfig) -> None:
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "ignored": ignored,
     }
-    with atomic_write(config.out / "import.json") as file:
-        file.write(json.dumps(origin, indent=2).encode())
+    write_json(config.out / "import.json", origin)
     print(f'{len(weights) - len(ignored)} arrays of {config.source} are in "{config.out}"')
     if ignored:
         print(f"ignored {len(ignored)}: {', '.join(ignored)}")

@@ -1,0 +1,108 @@
+"""Each benchmark runs, at the smallest sizes, and prints its tables."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from triplets import ImageFolder, TripletWriter, load_images
+from triplets.bundled import SAMPLES
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+CONTENT, STYLE = (
+    str(SAMPLES / name) for name in ("content/coffee.jpg", "style/van_gogh_harvest.jpg")
+)
+
+# Flags of each, and what its output has to match. OUT stands for an empty folder, DATA for a
+# dataset of the samples.
+RUNS = {
+    "contact_sheets": ("--data DATA --out OUT", r""),
+    "flicker": (
+        "--contents coffee --styles van_gogh_harvest --frames 2 --side 64 --smoothing 0.5",
+        r"(?m)^\| still \| \d+\.\d\d \| \d+\.\d\d \| \d+\.\d\d \|$",
+    ),
+    "inference": (
+        "--sizes 64 --students mini --repeats 1 --folder 2 --folder-sizes 64",
+        r"(?s)\| 64 \| mini \| \d+\.\d\d \(.*\| 64 \| mini \| \d+\.\d \| \d+\.\d \|",
+    ),
+    "large_pictures": (
+        "--sizes 64 --max-memory 1",
+        r"\| 64 \| 1 \| .* \| \d+ \| -?\d+ \| \d+\.\d \(\d+\.\d\) \|",
+    ),
+    "padding": ("--height 80 --width 80", r"\| coffee(?: \| \d+\.\d\d){5} \|"),
+    "student": (
+        "--sizes 32 --repeats 1",
+        r"(?s)PyTorch eager \| .*\| 1\.00 \| 0\.0e\+00 \|.*\| ours \| \d+\.\d\d \|",
+    ),
+    "student, training": (
+        "--train --sizes 32 --batches 1 --repeats 1",
+        r"\| ours, whole attention \| \d+\.\d\d \|",
+    ),
+    "student, memory": ("--memory --sizes 64", r"\| 64 \| \d\.\d GiB \| \d\.\d GiB \|"),
+    "teacher": (
+        "--size 64 --steps 2 --grids 1 2 --baseline-pairs 1 --repeats 1",
+        r"\| one by one, all decoded \| \d+\.\d \| \d+\.\d{3} \|",
+    ),
+    "teacher_parameters": (
+        f"--contents {CONTENT} --styles {STYLE} --out OUT --steps 2 --size 64 --cell 16",
+        r"",
+    ),
+    "throughput": (
+        "--preset mini --size 64 --dtype float32 --batches 1 --kinds forward --peak-tflops 1 "
+        "--seconds 0.01",
+        r"(?s)\| 1 \| \d+ \| \d+\.\d\d \| \d+% \|.*\| tail \| \d+ \|.*\| \d+\.\d% \|",
+    ),
+    "train": (
+        "--sizes 32 --repeats 1 --objectives L1 --pipeline-batches 2",
+        r"\| L1 \| \d+ \| \d+\.\d\d \|",
+    ),
+}
+WRITTEN = {
+    "contact_sheets": ["comparison.jpg", "mini_student.jpg", "mini_teacher.jpg"],
+    "teacher_parameters": ["gamma_temperature_coffee_van_gogh_harvest.jpg", "parameters.jpg"],
+}
+# Compiling training steps of the reference student takes minutes, however small its pictures.
+SLOW = ("student, training", "student, memory")
+PROGRAMS = {path.stem for path in FOLDER.glob("*.py") if "__main__" in path.read_text()}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """All pairs of the samples; "stylised" is a blend of the two."""
+    contents, styles = (
+        load_images(ImageFolder(SAMPLES / kind), 32)[0] for kind in ("content", "style")
+    )
+    pairs = np.indices((len(contents), len(styles))).reshape(2, -1).T
+    root = tmp_path_factory.mktemp("samples") / "triplets"
+    writer = TripletWriter(root, contents=contents, styles=styles, pairs=pairs, shard_size=64)
+    blends = contents.images[pairs[:, 0]] // 2 + styles.images[pairs[:, 1]] // 2
+    writer.write_shard(0, blends)
+    return root
+
+
+def test_every_benchmark_is_run():
+    assert {name.partition(",")[0] for name in RUNS} == PROGRAMS
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in RUNS]
+)
+def test_a_benchmark_runs(name, data, tmp_path):
+    flags, printed = RUNS[name]
+    words = {"OUT": str(tmp_path), "DATA": str(data)}
+    program = FOLDER / f"{name.partition(',')[0]}.py"
+    command = [sys.executable, program, *(words.get(flag, flag) for flag in flags.split())]
+    # As a user's, without what tests/conftest.py makes of JAX.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_NUM")}
+    # Compiled without optimisation, which takes far longer than what is timed.
+    xla = f"{environment.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
+    done = subprocess.run(
+        command, env=environment | {"XLA_FLAGS": xla}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert re.search(printed, done.stdout), done.stdout
+    assert sorted(os.listdir(tmp_path)) == WRITTEN.get(name, [])
