@@ -94,10 +94,10 @@ def sameness(residuals: Sequence[Float[np.ndarray, "h w"]]) -> float:
 def quantiles(values: Float[Array, "n k"], count: int = QUANTILES) -> Float[Array, "q k"]:
     """`count` evenly spaced quantiles of each column (of n values, at (i + 0.5) / count)."""
     n = values.shape[0]
-    place = (jnp.arange(count) + 0.5) / count * n - 0.5
-    low = jnp.clip(jnp.floor(place).astype(jnp.int32), 0, n - 1)
-    high = jnp.minimum(low + 1, n - 1)
-    share = jnp.clip(place - low, 0, 1)[:, None]
+    place = (np.arange(count) + 0.5) / count * n - 0.5
+    low = np.clip(np.floor(place).astype(int), 0, n - 1)
+    high = np.minimum(low + 1, n - 1)
+    share = np.clip(place - low, 0, 1)[:, None].astype(np.float32)
     values = jnp.sort(values, axis=0)
     return (1 - share) * values[low] + share * values[high]
 
@@ -108,7 +108,7 @@ def wasserstein(a: Float[Array, "q k"], b: Float[Array, "q k"]) -> Float[Array, 
     sqrt(mean (a - b)^2) / sqrt(mean (b - mean of b)^2), means over quantiles and projections: the
     distance (Bonneel et al., 2015) in units of the second set's deviation.
     """
-    spread = jnp.mean((b - b.mean(0)) ** 2)
+    spread = jnp.mean((b - b.mean(0, keepdims=True)) ** 2)
     return jnp.sqrt(jnp.mean((a - b) ** 2) / (spread + 1e-12))
 
 
