@@ -11,7 +11,7 @@ from student_jax.evaluation.measures.inception import (
     inception_from_torch,
     inception_table,
 )
-from student_jax.nets.torch_names import to_torch
+from student_jax.nets.torch_names import named_arrays
 from triplets import InputError
 
 PARTS = ("weight", "bias", "running_mean", "running_var")
@@ -46,7 +46,7 @@ def test_features_are_those_of_art_fid(network):
 
 def test_names_go_both_ways(network):
     expected = weights()
-    returned = to_torch(network, inception_table())
+    returned = named_arrays(network, inception_table())
     assert returned.keys() == expected.keys()
     for name, array in expected.items():
         np.testing.assert_array_equal(returned[name], array)
@@ -61,7 +61,7 @@ def test_a_file_of_torch_is_read_as_it_is_published(tmp_path, monkeypatch):
     [network] = built
     # Halves become the float32 of the network; what belongs to the classifiers is left out.
     assert {x.dtype for x in nnx.to_flat_state(nnx.state(network)).leaves} == {np.dtype(np.float32)}
-    first = to_torch(network, inception_table())["Conv2d_1a_3x3.conv.weight"]
+    first = named_arrays(network, inception_table())["Conv2d_1a_3x3.conv.weight"]
     np.testing.assert_array_equal(first.ravel(), np.arange(864))
 
 
