@@ -17,6 +17,16 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
 os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
 os.environ["JAX_NUM_CPU_DEVICES"] = "2"
 
+
+@pytest.fixture
+def mixed_precision():
+    """Flax's layer norm takes half precision and float32 together, which strict types refuse."""
+    import jax
+
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
 SIZE = 64  # the smallest that LPIPS takes
 
 
