@@ -12,19 +12,8 @@ from triplets import ImageSet, TripletWriter
 _cache = tempfile.TemporaryDirectory(prefix="jax-cache-")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
 
-# Nothing widens a type unasked, and what runs on one device runs on two. Ranks may differ: channel
-# vectors over [b h w c] are how Flax's own layers and ours are written.
-os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
+# What runs on one device runs on two.
 os.environ["JAX_NUM_CPU_DEVICES"] = "2"
-
-
-@pytest.fixture
-def mixed_precision():
-    """Flax's layer norm takes half precision and float32 together, which strict types refuse."""
-    import jax
-
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 SIZE = 64  # the smallest that LPIPS takes

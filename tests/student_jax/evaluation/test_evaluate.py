@@ -89,7 +89,7 @@ def test_student_beside_teacher_and_controls(dump, opened, tmp_path, capsys):
     assert stored["student"]["checkpoint"] == "mini" and stored["student"]["step"] is None
     assert opened == [("mini", "best", 256)]
     assert stored["measures"]["teacher"]["psnr"] is None  # infinite
-    assert set(stored["missing"]) == {"cfsd", "fid", "art_fid"}
+    assert set(stored["missing"]) == {"cfsd", "fid", "art_fid", "sameness"}
     table = (out / "table.md").read_text()
     assert all(method in table for method in measures)
     # One row of content, style, teacher, student.

@@ -61,7 +61,6 @@ def test_flash_attention_is_the_same_with_padding_anywhere():
         )
 
 
-@pytest.mark.usefixtures("mixed_precision")
 def test_gpu_computes_attention_by_cudnn_where_it_can(monkeypatch):
     """Programs for a GPU, made without one: what they call shows in their text."""
     monkeypatch.setattr("student_jax.nets.attention._has_flash_attention", lambda: True)

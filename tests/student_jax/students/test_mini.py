@@ -68,7 +68,6 @@ def test_every_parameter_of_the_bundled_architecture_learns():
     assert dead == []
 
 
-@pytest.mark.usefixtures("mixed_precision")
 def test_statistics_are_float32_in_half_precision():
     content, style = pictures(2, 1, 16, 24), pictures(3, 1, 16, 16)
     maps = []
