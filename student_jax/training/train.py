@@ -145,10 +145,11 @@ def train(config: TrainConfig) -> None:
 
         # Loop
         writers = []
-        if first_process:
-            writers = [Folder(config.workdir, start), TensorBoard(config.workdir, start)]
         if first_process and config.wandb:
+            # Before the others open files: its package may be missing.
             writers.append(WeightsAndBiases(config.workdir, config.wandb, config.to_json()))
+        if first_process:
+            writers += [Folder(config.workdir, start), TensorBoard(config.workdir, start)]
         # Not before: a run that cannot begin must not stand in the way of the next attempt.
         if first_process and not (config.workdir / "config.json").exists():
             save_config(config.workdir, config, made_from)
