@@ -13,14 +13,17 @@ import pytest
 from flax import nnx
 
 from student_jax import Stylist
+from student_jax.evaluation.config import EvaluateConfig
+from student_jax.evaluation.evaluate import evaluate
 from student_jax.export.export import ExportConfig, export
 from student_jax.inference import cost
+from student_jax.inference.command import StyliseConfig, stylise_files
 from student_jax.student import STUDENTS, Student, StudentConfig, register_student
 from student_jax.training.checkpoint import Checkpoints, load_student
 from student_jax.training.config import TrainConfig
 from student_jax.training.train import train
 from student_jax.weights.folder import from_pretrained, open_student
-from triplets import InputError
+from triplets import InputError, TripletDataset, read_image, write_image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,3 +189,34 @@ def test_where_it_is_not_registered_its_files_are_refused_in_a_sentence(run):
     failed = subprocess.run(command, capture_output=True, text=True)
     message = failed.stderr.strip().splitlines()[-1]
     assert "the student 'tint' is not known, only mini, sttr" in message
+
+
+def test_it_is_evaluated_beside_the_controls(run, dump, tmp_path):
+    config = EvaluateConfig(
+        tmp_path / "report",
+        checkpoint=str(run.workdir),
+        data=str(dump),
+        max_pairs=2,
+        structure=False,
+    )
+    measures = evaluate(config).measures
+    assert {"teacher", "student", "content copied"} <= measures.keys()
+    assert 0 < measures["student"]["mse"] < 1
+    assert (tmp_path / "report" / "comparison.png").is_file()
+
+
+def test_the_command_stylises_with_it(run, dump, tmp_path):
+    triplet = TripletDataset(dump)[0]
+    for name in ("content", "style"):
+        write_image(tmp_path / f"{name}.png", getattr(triplet, name))
+    stylise_files(
+        StyliseConfig(
+            content=(str(tmp_path / "content.png"),),
+            style=(str(tmp_path / "style.png"),),
+            out=str(tmp_path / "out.png"),
+            checkpoint=str(run.workdir),
+        )
+    )
+    expected = Stylist.from_checkpoint(run.workdir)(triplet.content, triplet.style)
+    difference = read_image(tmp_path / "out.png") - 255 * expected
+    assert np.abs(difference).max() <= 0.51  # rounded once
