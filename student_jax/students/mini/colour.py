@@ -61,7 +61,7 @@ def colour_statistics(
         total = moments.mean((1, 2))
     else:
         seen = ~hidden[..., None]
-        total = jnp.where(seen, moments, 0).sum((1, 2)) / seen.sum((1, 2))
+        total = jnp.where(seen, moments, 0).sum((1, 2)) / seen.sum((1, 2), dtype=moments.dtype)
     mean, square, product, cube = jnp.split(total, 4, axis=-1)
     # A flat picture has no deviation; the constant, a fiftieth of ImageNet's, keeps it from zero.
     deviation = jnp.sqrt(jnp.maximum(square - mean**2, 0) + 4e-4)
