@@ -159,7 +159,8 @@ def test_weights_choose_among_memories(model):
     decode = jax.jit(lambda *memories, **weights: model.decode(content, memories, **weights))
     alone = decode(memories[0])
     chosen = decode(*memories, weights=jnp.array([1.0, 0.0]))
-    np.testing.assert_allclose(chosen, alone, rtol=1e-5, atol=1e-5)
+    # Values reach 170 with random weights, where float32 steps are 2e-5.
+    np.testing.assert_allclose(chosen, alone, rtol=1e-5, atol=1e-4)
     assert jnp.abs(decode(*memories, weights=jnp.array([0.5, 0.5])) - alone).max() > 1e-4
 
 
