@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 from scipy.ndimage import gaussian_filter
 
@@ -91,25 +91,26 @@ def sameness(residuals: Sequence[Float[np.ndarray, "h w"]]) -> float:
     return float(correlation[np.triu_indices(len(rows), 1)].mean())
 
 
-def quantiles(values: Float[Array, "n k"], count: int = QUANTILES) -> Float[Array, "q k"]:
+def quantiles(values: Float[ArrayLike, "n k"], count: int = QUANTILES) -> Float[np.ndarray, "q k"]:
     """`count` evenly spaced quantiles of each column (of n values, at (i + 0.5) / count)."""
-    n = values.shape[0]
+    # NumPy sorts 20 times as fast as XLA does on a CPU, in rows rather than in columns.
+    rows = np.sort(np.ascontiguousarray(np.asarray(values).T), axis=1)
+    n = rows.shape[1]
     place = (np.arange(count) + 0.5) / count * n - 0.5
     low = np.clip(np.floor(place).astype(int), 0, n - 1)
     high = np.minimum(low + 1, n - 1)
-    share = np.clip(place - low, 0, 1)[:, None].astype(np.float32)
-    values = jnp.sort(values, axis=0)
-    return (1 - share) * values[low] + share * values[high]
+    share = np.clip(place - low, 0, 1).astype(np.float32)
+    return ((1 - share) * rows[:, low] + share * rows[:, high]).T
 
 
-def wasserstein(a: Float[Array, "q k"], b: Float[Array, "q k"]) -> Float[Array, ""]:
+def wasserstein(a: Float[np.ndarray, "q k"], b: Float[np.ndarray, "q k"]) -> float:
     """Relative sliced 2-Wasserstein distance of two sets by the quantiles of their projections.
 
     sqrt(mean (a - b)^2) / sqrt(mean (b - mean of b)^2), means over quantiles and projections: the
     distance (Bonneel et al., 2015) in units of the second set's deviation.
     """
-    spread = jnp.mean((b - b.mean(0, keepdims=True)) ** 2)
-    return jnp.sqrt(jnp.mean((a - b) ** 2) / (spread + 1e-12))
+    spread = np.mean((b - b.mean(0)) ** 2)
+    return float(np.sqrt(np.mean((a - b) ** 2) / (spread + 1e-12)))
 
 
 class SlicedWasserstein:
@@ -133,16 +134,16 @@ class SlicedWasserstein:
             patches = _unit(patches - patches.mean(0))
             filters.append(patches.reshape(side, side, 1, PROJECTIONS).astype(np.float32))
 
-        def of_features(state, image: Float[Array, "h w 3"]) -> list[Float[Array, "q k"]]:
+        def of_features(state, image: Float[Array, "h w 3"]) -> list[Float[Array, "_ k"]]:
             features = nnx.merge(graphdef, state)(image[None], tuple(directions))
             return [
-                quantiles(features[name].reshape(-1, matrix.shape[0]) @ matrix)
+                features[name].reshape(-1, matrix.shape[0]) @ matrix
                 for name, matrix in directions.items()
             ]
 
         self._of_features = partial(jax.jit(of_features), self._vgg)
         self._of_patches = jax.jit(partial(_project_patches, filters))
-        self._styles: dict[bytes, list[Array]] = {}
+        self._styles: dict[bytes, list[np.ndarray]] = {}
 
     def features(self, image: Picture, style: Float[np.ndarray, "h2 w2 3"]) -> float:
         """Distance of the VGG features; it sees colour too."""
@@ -159,8 +160,8 @@ class SlicedWasserstein:
         if key not in self._styles:
             if len(self._styles) == STYLES_KEPT:
                 del self._styles[next(iter(self._styles))]
-            self._styles[key] = project(pixels)
-        own = project(np.asarray(image, np.float32))
+            self._styles[key] = [quantiles(x) for x in project(pixels)]
+        own = [quantiles(x) for x in project(np.asarray(image, np.float32))]
         distances = [wasserstein(a, b) for a, b in zip(own, self._styles[key], strict=True)]
         return float(np.mean(distances))
 
@@ -171,11 +172,11 @@ def _unit(columns: Float[np.ndarray, "c k"]) -> Float[np.ndarray, "c k"]:
 
 def _project_patches(
     filters: list[Float[np.ndarray, "_ _ 1 k"]], grey: Float[Array, "h w 1"]
-) -> list[Float[Array, "q k"]]:
+) -> list[Float[Array, "_ k"]]:
     projected = []
     for kernel in filters:
         response = jax.lax.conv_general_dilated(
             grey[None], kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
-        projected.append(quantiles(response.reshape(-1, kernel.shape[-1])))
+        projected.append(response.reshape(-1, kernel.shape[-1]))
     return projected
