@@ -164,9 +164,10 @@ def train(config: TrainConfig) -> None:
                 for step in range(start + 1, config.steps + 1):
                     batch = next(batches)
                     records = batch.pop("record").tolist()
+                    batch = sharding.shard_batch(batch, mesh)
                     # Copies between host and device that nobody asked for would slow each step.
                     with jax.transfer_guard("disallow"):
-                        state, terms = step_fn(state, sharding.shard_batch(batch, mesh), features)
+                        state, terms = step_fn(state, batch, features)
                         progress.dispatched(step, records, terms)
                     # Several processes have to agree, which makes them wait for each other.
                     ask = jax.process_count() == 1 or step % config.log_every == 0

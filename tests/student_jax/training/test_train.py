@@ -45,12 +45,11 @@ train(TrainConfig(**fields))
 """
 
 
-def start(config, devices=1) -> subprocess.Popen:
+def start(config, devices=None) -> subprocess.Popen:
+    """A run in a process of its own, by default on as many devices as this process has."""
     fields = json.dumps(config.to_json())
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
-    return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, fields], env=os.environ | {"XLA_FLAGS": flags}
-    )
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices or jax.device_count())}
+    return subprocess.Popen([sys.executable, "-c", PROGRAM, fields], env=environment)
 
 
 def wait_for_step(config, step, process=None):
