@@ -2,7 +2,9 @@
 
 import contextlib
 import os
-from collections.abc import Generator, Iterator
+import re
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, NamedTuple
@@ -17,6 +19,12 @@ from triplets.atomic import atomic_path
 
 STILL = 0.05
 """Change of a pixel's content, in [0, 1], at which the previous frame's share has fallen to 1/e."""
+
+
+# A file is taken for one of these containers or refused: others, such as playlists, name further
+# files and addresses, which ffmpeg would open.
+_CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts"
+_INPUT_OPTIONS = ["-format_whitelist", _CONTAINERS, "-protocol_whitelist", "file,pipe"]
 
 
 class Video(NamedTuple):
@@ -100,13 +108,13 @@ def stylise_video(
         size: shorter side in pixels to which larger frames are reduced.
 
     Raises:
-        InputError: imageio-ffmpeg is missing, the file is not a readable video, or the mask does
-            not suit it.
+        InputError: imageio-ffmpeg is missing, the file is not a readable video or a damaged one, or
+            the mask does not suit it.
         OSError: the result cannot be written.
     """
     ffmpeg = _imageio_ffmpeg()
     count = 0
-    with _opened(ffmpeg, path) as (meta, frames), atomic_path(out) as temporary:
+    with open_video(path) as (meta, frames), atomic_path(out) as temporary:
         width, height = meta["size"]
         scale = 1.0 if size is None else min(1.0, size / min(width, height))
         # The codec halves the colour channels: sides must be even.
@@ -154,16 +162,81 @@ def _imageio_ffmpeg() -> ModuleType:
 
 
 @contextlib.contextmanager
-def _opened(
-    ffmpeg: ModuleType, path: Path
-) -> Iterator[tuple[dict[str, Any], Generator[bytes, None, None]]]:
-    """What a video's header says, and its frames."""
-    frames = ffmpeg.read_frames(str(path))
-    try:
+def open_video(path: Path) -> Iterator[tuple[dict[str, Any], Iterator[bytes]]]:
+    """What a video's header says, as imageio-ffmpeg reads it, and its frames.
+
+    The whole video is decoded once before, because a damaged one gives fewer frames or other ones.
+
+    Raises:
+        InputError: imageio-ffmpeg is missing, or the file is not a video or a damaged one.
+    """
+    ffmpeg = _imageio_ffmpeg()
+    if complaint := _first_complaint(ffmpeg, path):
+        raise InputError(
+            f"cannot read the video {str(path)!r}, which is damaged or in another format: "
+            f"{complaint}; repair it, for example with ffmpeg -i {path.name} repaired.mp4."
+        )
+    frames = ffmpeg.read_frames(f"file:{path}", input_params=_INPUT_OPTIONS)
+    with _readable(path):
         meta = next(frames)
-    except (OSError, StopIteration, RuntimeError, KeyError) as error:
+    if not meta["fps"]:
+        raise InputError(f"cannot read the video {str(path)!r}: it has no frame rate.")
+
+    def read() -> Iterator[bytes]:
+        while True:
+            with _readable(path):
+                frame = next(frames, None)
+            if frame is None:
+                return
+            yield frame
+
+    with contextlib.closing(frames):
+        yield meta, read()
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # imageio-ffmpeg parses what ffmpeg prints, and so raises anything
         # The last line of what ffmpeg prints is the reason.
         reason = str(error).strip().rpartition("\n")[-1].rstrip(".") or type(error).__name__
         raise InputError(f"cannot read the video {str(path)!r}: {reason}.") from error
-    with contextlib.closing(frames):
-        yield meta, frames
+
+
+def _first_complaint(ffmpeg: ModuleType, path: Path) -> str:
+    """What is first found to be wrong with a video, without a full stop; empty if nothing is."""
+    if not _chunks_follow_each_other(path):
+        return "a part of the file is missing"
+    command = [ffmpeg.get_ffmpeg_exe(), "-nostdin", "-v", "error", *_INPUT_OPTIONS]
+    command += ["-i", f"file:{path}", "-sn", "-dn", "-f", "null", "-"]
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as process:
+        line = process.stderr.readline(1000).decode(errors="replace")
+        process.kill()
+    # Without the name and the address of the decoder, as in "[h264 @ 0x55e08fe7c180] ".
+    return re.sub(r"^\[[^]]* @ [^]]*\] ", "", line.strip()).rstrip(".")
+
+
+def _chunks_follow_each_other(path: Path) -> bool:
+    """Whether the chunks of an AVI file lead from one to the next to its end; true of all others.
+
+    ffmpeg searches for the next chunk in silence where one should be, and so drops frames. A chunk
+    of RIFF is an identifier of four letters, the number of the bytes that follow, little-endian,
+    and these bytes, padded to an even number; those of RIFF and LIST are chunks after four letters.
+    """
+    length, position, end = path.stat().st_size, 0, 0
+    with path.open("rb") as file:
+        while position < length:
+            file.seek(position)
+            head = file.read(8)
+            name, size = head[:4], int.from_bytes(head[4:], "little")
+            if name == b"RIFF":
+                end = position + 8 + size
+            if position >= end:
+                return True  # what comes after the last RIFF is of no concern
+            if len(head) < 8 or not name.decode("latin-1").isprintable() or end > length:
+                return False
+            position += 12 if name in (b"RIFF", b"LIST") else 8 + size + size % 2
+    return position <= length + 1

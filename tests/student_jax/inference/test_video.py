@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from student_jax.inference.command import stylise_files
-from student_jax.inference.video import Smoother
+from student_jax.inference.video import Smoother, open_video
 from triplets import InputError
 
 
@@ -44,6 +44,57 @@ def test_video_keeps_length_rate_size_and_sound(files, monkeypatch, recwarn):
     clip.write_bytes(b"nothing")
     with pytest.raises(InputError, match="cannot read the video"):
         stylise_files(dataclasses.replace(files, content=(str(clip),), overwrite=True))
+
+
+def _clip(path, *options):
+    """A clip of 50 frames with sound, as ffmpeg writes it."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", "-f", "lavfi", "-i"]
+    command += ["testsrc2=size=96x64:rate=25:duration=2", "-f", "lavfi", "-i"]
+    command += ["sine=frequency=440:duration=2", *options, path]
+    subprocess.run(command, check=True)
+    return path
+
+
+@pytest.mark.parametrize("damage", ["cut", "hole"])
+@pytest.mark.parametrize("suffix", [".mkv", ".avi", ".webm", ".mp4"])
+def test_a_damaged_video_is_refused(tmp_path, suffix, damage):
+    """It would otherwise be written with fewer frames, and nobody be told."""
+    # The index comes first, so that nobody misses it where the end is cut off.
+    options = ("-movflags", "faststart") if suffix == ".mp4" else ()
+    clip = _clip(tmp_path / f"clip{suffix}", *options)
+    encoded = clip.read_bytes()
+    half = len(encoded) // 2
+    damaged = {"cut": encoded[:half], "hole": encoded[:half] + bytes(3000) + encoded[half + 3000 :]}
+    clip.write_bytes(damaged[damage])
+    with pytest.raises(InputError, match=r"cannot read the video.*damaged"), open_video(clip):
+        pass
+
+
+def test_a_damaged_video_is_a_failed_input(files):
+    clip = _clip(Path(files.out).parent / "clip.mkv")
+    clip.write_bytes(clip.read_bytes()[:9000])
+    with pytest.raises(InputError, match=r"1 of 1 failed.*damaged.*ended prematurely"):
+        stylise_files(dataclasses.replace(files, content=(str(clip),)))
+    assert not list((Path(files.out)).iterdir())
+
+
+# imageio-ffmpeg does not close its pipes when a video is at its end.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_frames_may_be_at_any_time(tmp_path):
+    """An uneven frame rate does not make a video a damaged one."""
+    uneven = _clip(tmp_path / "uneven.mkv", "-vf", "select='not(mod(n,3))'", "-fps_mode", "vfr")
+    with open_video(uneven) as (meta, frames):
+        assert meta["size"] == (96, 64)
+        assert len(list(frames)) > 40  # those that are missing are repeated
+
+
+def test_a_playlist_is_no_video(tmp_path):
+    """ffmpeg would open the files and addresses that a playlist names."""
+    clip = _clip(tmp_path / "clip.mp4")
+    playlist = clip.with_name("list.mp4")
+    playlist.write_text(f"ffconcat version 1.0\nfile '{clip.name}'\n")
+    with pytest.raises(InputError, match="cannot read the video"), open_video(playlist):
+        pass
 
 
 def test_smoothing_steadies_what_stands_still_only():
