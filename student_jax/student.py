@@ -15,6 +15,13 @@ from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Bool, Float
 
+MAX_NUMBER = 65_536
+"""Largest number in a configuration that is read from a file."""
+
+MAX_LAYERS = 256
+"""Largest number of layers, and of the entries of a tuple, in such a configuration: models are
+built layer by layer before their weights are looked at."""
+
 LearningGroup = Literal["frozen", "slow", "normal"]
 """How a variable is trained: never, at `TrainConfig.slow_rate` of the learning rate, or fully."""
 
@@ -231,10 +238,33 @@ def config_from_fields(config: type[StudentConfig], fields: Mapping[str, Any]) -
     Raises:
         ValueError: as `config_from_json`.
     """
-    names = {field.name for field in dataclasses.fields(config)}
-    if fields.keys() != names:
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    if fields.keys() != defaults.keys():
+        unknown, missing = fields.keys() - defaults.keys(), defaults.keys() - fields.keys()
         raise ValueError(
-            f"not the fields of {config.__name__}: "
-            f"unknown {sorted(fields.keys() - names)}, missing {sorted(names - fields.keys())}"
+            f"not the fields of {config.__name__}: unknown {sorted(unknown)}, "
+            f"missing {sorted(missing)}"
         )
-    return config(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+    values = {name: tuple(x) if isinstance(x, list) else x for name, x in fields.items()}
+    for name, value in values.items():
+        _check_value(name, value, defaults[name])
+    return config(**values)
+
+
+def _check_value(name: str, value: Any, default: Any) -> None:
+    """Refuse a value of another type than the default's, and one that no model could have.
+
+    Raises:
+        ValueError: names the field.
+    """
+    kinds = {type(default), int} if isinstance(default, float) else {type(default)}
+    if default is not None and type(value) not in kinds:
+        raise ValueError(f"{name} is {value!r}; expected {type(default).__name__}")
+    if isinstance(value, tuple):
+        if len(value) > MAX_LAYERS:
+            raise ValueError(f"{name} has {len(value)} entries; expected at most {MAX_LAYERS}")
+        for entry in value:
+            _check_value(name, entry, default[0] if default else None)
+    limit = MAX_LAYERS if name.endswith("_layers") else MAX_NUMBER
+    if isinstance(value, int | float) and not abs(value) <= limit:
+        raise ValueError(f"{name} is {value}; expected at most {limit}")

@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from student_jax.student import Student
-from student_jax.weights.folder import open_student, push_to_hub, save_pretrained
+from student_jax.weights.folder import check_folder, open_student, push_to_hub, save_pretrained
 from triplets import InputError
 from triplets.atomic import atomic_write, make_folder
 
@@ -55,9 +55,10 @@ def export(config: ExportConfig) -> None:
     """Write the files of all formats, and an example for each.
 
     Raises:
-        InputError: no such student, a size that it cannot do, a folder that cannot be made, or a
-            missing package.
+        InputError: no such student, a size that it cannot do, a folder that holds something else
+            or cannot be made, or a missing package.
     """
+    check_folder(config.out)
     model = open_student(config.checkpoint, config.step)
     for name, sides, stride in (
         ("sizes", config.sizes, model.config.content_stride),

@@ -158,7 +158,7 @@ class Stylist:
 
         Raises:
             InputError: unreadable pictures, pixels or a strength outside [0, 1], batches that do
-                not fit together, or too little memory.
+                not fit together, too little memory, or a student that gives no numbers.
         """
         if not 0 <= strength <= 1:
             raise InputError(f"strength is {strength}; expected 0 to 1.")
@@ -178,7 +178,13 @@ class Stylist:
             raise InputError(
                 f"{num_styles} styles for {len(contents)} contents; expected 1 or as many."
             )
-        change = self._predict(contents, encoded, plan).reshape(pixels.shape) - pixels
+        prediction = self._predict(contents, encoded, plan).reshape(pixels.shape)
+        if not np.isfinite(prediction).all():
+            raise InputError(
+                "the student's prediction is not finite: its weights are damaged, or no weights of "
+                "a trained student."
+            )
+        change = prediction - pixels
         if preserve_colour:
             change = (change @ LUMA.astype(np.float32))[..., None]
         change *= share

@@ -7,7 +7,6 @@ A workdir holds config.json and checkpoints/STEP/ with the items
     metrics     of the validation at this step
 """
 
-import json
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Literal
@@ -29,6 +28,7 @@ from student_jax.training.config import TrainConfig
 from student_jax.training.train_state import TrainState, trained
 from triplets import InputError, one_line
 from triplets.atomic import write_json
+from triplets.reading import read_json
 
 BEST_METRIC = "mse"
 """Validation metric whose smallest value marks the best checkpoint."""
@@ -139,15 +139,15 @@ def load_config(workdir: Path) -> dict:
     Raises:
         InputError: the folder is not the workdir of a training run.
     """
-    try:
-        stored = json.loads((workdir / "config.json").read_text())
-    except FileNotFoundError as error:
+    path = workdir / "config.json"
+    if not path.exists():
         raise InputError(
             f'"{workdir}" is not the workdir of a training run: it has no config.json; '
             "`style-distil train` makes such a folder."
-        ) from error
-    except ValueError as error:
-        raise InputError(f"{workdir / 'config.json'} is not JSON: {error}.") from error
+        )
+    stored = read_json(path)
+    if not stored.keys() >= {"model", "data"}:
+        raise InputError(f"{str(path)!r} is not the configuration of a training run.")
     # Version 0.1.0 had other names for some settings.
     former = {
         field.metadata["formerly"]: field.name

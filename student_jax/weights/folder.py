@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from flax import nnx
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save
+from safetensors import safe_open
+from safetensors.numpy import save
 
 from student_jax.nets.torch_names import fill, named_arrays, own_names
 from student_jax.student import (
@@ -26,9 +27,12 @@ from student_jax.weights.hub import (
 )
 from triplets import InputError
 from triplets.atomic import atomic_write, make_folder
+from triplets.reading import check_file, read_json
 
 STUDENTS_FOLDER = Path(__file__).parents[1] / "students"
 CARD = "README.md"
+
+_DTYPES = ("F16", "F32", "F64")
 
 
 def save_pretrained(
@@ -38,7 +42,11 @@ def save_pretrained(
 
     The weights' file also holds the configuration, so that it can be loaded alone. A model card
     that is there already stays as it is.
+
+    Raises:
+        InputError: the folder holds something else, or cannot be made.
     """
+    check_folder(folder)
     named = named_arrays(model, own_names(lambda: _build(model.config)))
     arrays = {name: value.astype(dtype) for name, value in named.items()}
     config = json.dumps(config_to_json(model.config), indent=2)
@@ -49,6 +57,28 @@ def save_pretrained(
     for name, content in files.items():
         with atomic_write(folder / name) as file:
             file.write(content)
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse to write a student where its config.json would replace that of something else.
+
+    Raises:
+        InputError: the folder is the workdir of a training run, a triplet dataset, or holds a
+            config.json that does not describe a student.
+    """
+    others = ("checkpoints", "manifest.json")
+    other = next((name for name in others if (folder / name).exists()), "")
+    config = folder / "config.json"
+    if not other and config.exists():
+        try:
+            config_from_json(read_json(config))
+        except (InputError, ValueError, TypeError):
+            other = "a config.json that describes no student"
+    if other:
+        raise InputError(
+            f"{str(folder)!r} holds {other}, and so something else than a student; give another "
+            "folder."
+        )
 
 
 def from_pretrained(path: str | Path) -> Student:
@@ -65,15 +95,18 @@ def from_pretrained(path: str | Path) -> Student:
         path = download_student(parse_repository(str(path)))
     path = Path(path)
     weights = path if path.is_file() else path / WEIGHTS
+    check_file(weights)
     try:
         config = config_from_json(_read_config(weights))
 
         def build() -> Student:
             return _build(config)
 
-        return fill(build, own_names(build), load_file(weights))
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
-        raise InputError(f'cannot load a student from "{path}": {error}.') from error
+        return fill(build, own_names(build), _read_arrays(weights))
+    except Exception as error:
+        # A student is built by what its files say, and a wrong value may fail anywhere.
+        reason = str(error).rstrip(".") or type(error).__name__
+        raise InputError(f'cannot load a student from "{path}": {reason}.') from error
 
 
 def open_student(name_or_path: str, step: int | Literal["best", "latest"] = "best") -> Student:
@@ -124,12 +157,29 @@ def push_to_hub(folder: Path, repo: str, *, private: bool = True) -> str:
 def _read_config(weights: Path) -> dict:
     beside = weights.parent / "config.json"
     if beside.is_file():
-        return json.loads(beside.read_text())
+        return read_json(beside)
     with safe_open(weights, "numpy") as file:
         metadata = file.metadata() or {}
     if "config" not in metadata:
         raise ValueError("it has no config.json")
-    return json.loads(metadata["config"])
+    config = json.loads(metadata["config"])
+    if not isinstance(config, dict):
+        raise ValueError(f"its configuration is no JSON object but {type(config).__name__}")
+    return config
+
+
+def _read_arrays(weights: Path) -> dict[str, np.ndarray]:
+    """The arrays of a safetensors file by name; raises ValueError unless all are finite floats."""
+    arrays = {}
+    with safe_open(weights, "numpy") as file:
+        for name in file.keys():  # noqa: SIM118, it is no mapping
+            dtype = file.get_slice(name).get_dtype()
+            if dtype not in _DTYPES:
+                raise ValueError(f"{name} is of type {dtype}; expected {', '.join(_DTYPES)}")
+            arrays[name] = file.get_tensor(name)
+            if not np.isfinite(arrays[name]).all():
+                raise ValueError(f"{name} has values that are not finite numbers")
+    return arrays
 
 
 def _model_card(model: Student) -> str:

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import huggingface_hub
@@ -9,6 +10,7 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from student_jax import STTR
+from student_jax.export.export import ExportConfig, export
 from student_jax.weights.folder import from_pretrained, open_student, push_to_hub, save_pretrained
 from triplets import InputError
 
@@ -66,6 +68,79 @@ def test_damaged_files(student, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(fields | {"num_heads": 0}))
     with pytest.raises(InputError, match="num_heads is 0"):
         from_pretrained(tmp_path)
+
+
+def header_of(folder):
+    """Header and data of a safetensors file."""
+    encoded = (folder / "model.safetensors").read_bytes()
+    end = 8 + int.from_bytes(encoded[:8], "little")
+    return json.loads(encoded[8:end]), encoded[end:]
+
+
+def damaged_weights(folder, kind):
+    arrays = load_file(folder / "model.safetensors")
+    name = min(arrays, key=lambda name: arrays[name].size)
+    if kind == "nan":
+        arrays[name] = np.full_like(arrays[name], np.nan)
+        save_file(arrays, folder / "model.safetensors")
+    else:  # a type that NumPy does not have
+        header, data = header_of(folder)
+        header[name]["dtype"] = "F8_E4M3"
+        header[name]["shape"] = [4 * n for n in header[name]["shape"]]
+        encoded = json.dumps(header).encode()
+        (folder / "model.safetensors").write_bytes(
+            len(encoded).to_bytes(8, "little") + encoded + data
+        )
+
+
+@pytest.mark.parametrize(("kind", "message"), [("nan", "not finite numbers"), ("f8", "F8_E4M3")])
+def test_weights_that_are_no_numbers(student, tmp_path, kind, message):
+    save_pretrained(student, tmp_path)
+    damaged_weights(tmp_path, kind)
+    with pytest.raises(InputError, match=rf"cannot load a student from .*{message}"):
+        from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ([], "expected a JSON object, got list"),
+        ({"hidden_dim": 10**9}, "hidden_dim is 1000000000; expected at most 65536"),
+        ({"num_decoder_layers": 10**4}, "num_decoder_layers is 10000; expected at most 256"),
+        ({"hidden_dim": 4 * 16000, "mlp_dim": 65536}, "wrong shape"),
+        ({"content_widths": [256] * 1000}, "content_widths has 1000 entries"),
+        ({"dropout": float("nan")}, "dropout is nan"),
+        ({"mlp_dim": "16"}, "mlp_dim is '16'; expected int"),
+        ({"student": ["mini"]}, "cannot load"),
+    ],
+)
+def test_configurations_that_no_student_has(student, tmp_path, change, message):
+    save_pretrained(student, tmp_path)
+    config = tmp_path / "config.json"
+    fields = json.loads(config.read_text()) | change if isinstance(change, dict) else change
+    config.write_text(json.dumps(fields))
+    with pytest.raises(InputError, match=message):
+        from_pretrained(tmp_path)
+
+
+def test_a_pipe_is_no_student(student, tmp_path):
+    os.mkfifo(tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match="is not a regular file"):
+        from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("config.json", '{"data": [], "model": {}}'), ("config.json", "x"), ("manifest.json", "")],
+)
+def test_a_student_does_not_replace_something_else(student, tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match="give another folder"):
+        save_pretrained(student, tmp_path)
+    with pytest.raises(InputError, match="give another folder"):
+        export(ExportConfig(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == content
 
 
 def test_folder_that_is_no_student(tmp_path):
