@@ -5,8 +5,13 @@ A workdir holds config.json and checkpoints/STEP/ with the items
     student     averaged parameters and statistics: all that inference needs
     state       step, raw parameters, optimiser
     metrics     of the validation at this step
+
+and sha256.json, the checksums of their files. Damaged checkpoints are set aside in damaged/.
 """
 
+import secrets
+import sys
+from collections.abc import Sequence
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Literal
@@ -25,10 +30,20 @@ from student_jax.student import (
     config_to_json,
 )
 from student_jax.training.config import TrainConfig
+from student_jax.training.integrity import (
+    METRICS,
+    find_damage,
+    has_checksums,
+    list_steps,
+    write_checksums,
+)
 from student_jax.training.train_state import TrainState, trained
 from triplets import InputError, one_line
 from triplets.atomic import write_json
 from triplets.reading import read_json
+
+CHECKPOINTS = "checkpoints"
+"""Folder of the checkpoints in a workdir."""
 
 BEST_METRIC = "mse"
 """Validation metric whose smallest value marks the best checkpoint."""
@@ -41,7 +56,7 @@ class Checkpoints:
     which waits for saves under way.
     """
 
-    def __init__(self, workdir: Path, *, read_only: bool = False):
+    def __init__(self, workdir: Path):
         options = ocp.CheckpointManagerOptions(
             best_fn=_validation_error,  # without it no metrics are stored
             best_mode="min",
@@ -49,23 +64,20 @@ class Checkpoints:
                 # Without the latest, a run could not continue; BestN alone would drop it.
                 [LatestN(2), BestN(n=1, get_metric_fn=_validation_error, reverse=True)]
             ),
-            read_only=read_only,
         )
-        self._manager = ocp.CheckpointManager((workdir / "checkpoints").absolute(), options=options)
+        self._folder = (workdir / CHECKPOINTS).absolute()
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *_) -> None:
         self._manager.close()
+        self._write_checksums()
 
     def steps(self) -> list[int]:
         """All steps that can be restored, in order."""
         return sorted(self._manager.all_steps())
-
-    def best_step(self) -> int:
-        """Of all steps that can be restored, the one with the smallest validation error."""
-        return self._manager.best_step()
 
     def save(self, state: TrainState, metrics: dict[str, float]) -> None:
         """Save everything that continues the run, under the state's step; returns early."""
@@ -78,6 +90,12 @@ class Checkpoints:
             metrics=metrics,
             force=True,
         )
+        # The saves before this one have ended.
+        self._write_checksums()
+
+    def _write_checksums(self) -> None:
+        if jax.process_index() == 0:
+            write_checksums(self._folder)
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The state at `step`, which may come from other devices.
@@ -102,18 +120,58 @@ class Checkpoints:
             stats=student["stats"],
         )
 
-    def restore_student(self, step: int, model: Student) -> None:
-        """Fill an abstract model (`nnx.eval_shape`) with the averaged parameters at `step`."""
-        _, params, stats = nnx.split(model, trained(model.learning_group), ...)
-        device = SingleDeviceSharding(jax.local_devices()[0])
-        item = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
-            {"params": params, "stats": stats},
+
+def restore_student(checkpoint: Path, model: Student) -> None:
+    """Fill an abstract model (`nnx.eval_shape`) with the averaged parameters of a checkpoint."""
+    _, params, stats = nnx.split(model, trained(model.learning_group), ...)
+    device = SingleDeviceSharding(jax.local_devices()[0])
+    item = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
+        {"params": params, "stats": stats},
+    )
+    with ocp.StandardCheckpointer() as checkpointer:
+        restored = checkpointer.restore((checkpoint / "student").absolute(), item)
+    nnx.update(model, restored["params"], restored["stats"])
+
+
+def set_aside_damaged(workdir: Path) -> None:
+    """Move damaged checkpoints out of the way, so that a run continues from the one before.
+
+    Those without checksums, which a kill leaves, are read once.
+
+    Raises:
+        InputError: all are damaged.
+    """
+    folder = workdir / CHECKPOINTS
+    steps = list_steps(folder)
+    damage = {step: _damage(folder / str(step)) for step in steps}
+    damaged = [step for step in steps if damage[step]]
+    if damaged and damaged == steps:
+        raise InputError(
+            f'all checkpoints of "{workdir}" are damaged (step {steps[-1]}: {damage[steps[-1]]}); '
+            "start again in another --workdir."
         )
-        restored = self._manager.restore(
-            step, args=ocp.args.Composite(student=ocp.args.StandardRestore(item))
+    for step in damaged:
+        aside = workdir / "damaged" / f"{step}-{secrets.token_hex(4)}"
+        aside.parent.mkdir(exist_ok=True)
+        (folder / str(step)).rename(aside)
+        print(
+            f"warning: checkpoint {step} is damaged, {damage[step]}; it was moved to {aside}, and "
+            "the run continues from an earlier one",
+            file=sys.stderr,
         )
-        nnx.update(model, restored["student"]["params"], restored["student"]["stats"])
+
+
+def _damage(checkpoint: Path) -> str:
+    if (damage := find_damage(checkpoint)) or has_checksums(checkpoint) or jax.process_count() > 1:
+        return damage
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            for item in ("student", "state"):
+                checkpointer.restore((checkpoint / item).absolute())
+    except Exception as error:  # whatever a damaged file leads to
+        return one_line(error)
+    return ""
 
 
 def _validation_error(metrics: dict[str, float]) -> float:
@@ -204,27 +262,40 @@ def load_student(workdir: Path, step: int | Literal["best", "latest"] = "best") 
             that minimises more than that, the latest: a squared error prefers smooth pictures.
 
     Raises:
-        InputError: not a workdir, no checkpoint yet, no such step, or weights that do not fit.
+        InputError: not a workdir, no checkpoint yet, no such step, or none that can be read: of
+            those that are damaged, the next best is taken, with a warning.
     """
     fields = load_config(workdir)
     config = _student_config(workdir, fields)
-    if not (workdir / "checkpoints").is_dir():
+    folder = workdir / CHECKPOINTS
+    steps = list_steps(folder)
+    if not steps:
         raise InputError(f'"{workdir}" has no checkpoints yet.')
-    with Checkpoints(workdir, read_only=True) as checkpoints:
-        steps = checkpoints.steps()
-        if not steps:
-            raise InputError(f'"{workdir}" has no checkpoints yet.')
-        if step == "best" and fields.get("loss") == "L1":
-            step = checkpoints.best_step()
-        elif step in ("best", "latest"):
-            step = steps[-1]
-        if step not in steps:
-            raise InputError(f'"{workdir}" has no checkpoint of step {step}, only of {steps}.')
+    if step not in ("best", "latest", *steps):
+        raise InputError(f'"{workdir}" has no checkpoint of step {step}, only of {steps}.')
+    given = isinstance(step, int)
+    choice = [step] if given else steps[::-1]
+    damage = {one: find_damage(folder / str(one), "student/") for one in choice}
+    if step == "best" and fields.get("loss") == "L1":
+        choice = best_first(folder, [one for one in choice if not damage[one]])
+    for one in choice:
         model = nnx.eval_shape(lambda: build_student(config, rngs=nnx.Rngs(0)))
-        try:
-            checkpoints.restore_student(step, model)
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(
-                f'checkpoint {step} of "{workdir}" cannot be read: {one_line(error)}.'
-            ) from error
-    return model
+        if not damage[one]:
+            try:
+                restore_student(folder / str(one), model)
+                return model
+            except Exception as error:  # whatever a damaged file leads to
+                damage[one] = one_line(error)
+        print(f"warning: checkpoint {one} is damaged: {damage[one]}", file=sys.stderr)
+    raise InputError(
+        f'checkpoint {choice[0]} of "{workdir}" cannot be read: {damage[choice[0]]}; it has '
+        f"checkpoints of the steps {steps}."
+    )
+
+
+def best_first(folder: Path, steps: Sequence[int]) -> list[int]:
+    """Steps of checkpoints in the order of their validation error; of equal ones the latest."""
+    return sorted(
+        sorted(steps, reverse=True),
+        key=lambda step: read_json(folder / str(step) / METRICS)[BEST_METRIC],
+    )

@@ -16,7 +16,13 @@ from student_jax.compilation import enable_compilation_cache
 from student_jax.nets.flops import count_flops
 from student_jax.student import Student, build_student
 from student_jax.training import sharding
-from student_jax.training.checkpoint import BEST_METRIC, Checkpoints, check_config, save_config
+from student_jax.training.checkpoint import (
+    BEST_METRIC,
+    Checkpoints,
+    check_config,
+    save_config,
+    set_aside_damaged,
+)
 from student_jax.training.config import TrainConfig
 from student_jax.training.data import check_crops, load_sources, training_batches
 from student_jax.training.metrics import Folder, MetricWriters, TensorBoard, WeightsAndBiases
@@ -95,6 +101,7 @@ def train(config: TrainConfig) -> None:
     # Workdir: a new run, or the one that is continued
     if first_process:
         make_folder(config.workdir)
+        set_aside_damaged(config.workdir)
     sharding.wait_for_all("workdir")
     with Checkpoints(config.workdir) as checkpoints:
         if checkpoints.steps():

@@ -19,8 +19,9 @@ from student_jax.export.export import ExportConfig, export
 from student_jax.inference import cost
 from student_jax.inference.command import StyliseConfig, stylise_files
 from student_jax.student import STUDENTS, Student, StudentConfig, register_student
-from student_jax.training.checkpoint import Checkpoints, load_student
+from student_jax.training.checkpoint import load_student
 from student_jax.training.config import TrainConfig
+from student_jax.training.integrity import list_steps
 from student_jax.training.train import train
 from student_jax.weights.folder import from_pretrained, open_student
 from triplets import InputError, TripletDataset, read_image, write_image
@@ -123,8 +124,7 @@ def test_a_run_that_was_stopped_continues_exactly(run, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Checkpoints, "save", killed)
         train(config)
-    with Checkpoints(config.workdir, read_only=True) as checkpoints:
-        assert checkpoints.steps() == [20]
+    assert list_steps(config.workdir / "checkpoints") == [20]
     train(dataclasses.replace(config, resume=True))
     assert_same(load_student(config.workdir, "latest"), load_student(run.workdir, "latest"))
     with pytest.raises(InputError, match=r"has model = .*tint"):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,7 +13,6 @@ import threading
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -20,8 +20,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from student_jax import STTR
 from student_jax.student import build_student, config_to_json
-from student_jax.training.checkpoint import Checkpoints, load_student
+from student_jax.training.checkpoint import best_first, load_student, set_aside_damaged
 from student_jax.training.config import TrainConfig
+from student_jax.training.integrity import list_steps
 from student_jax.training.progress import TrainingError
 from student_jax.training.train import has_frozen_parameters, train
 from student_jax.weights.folder import save_pretrained
@@ -110,12 +111,87 @@ def test_what_a_run_leaves(finished):
     assert made_from["libraries"]["jax"] == jax.__version__
 
 
+def damaged_copy(config, workdir, name, kind):
+    """A copy of a run with damage to one file of its latest checkpoint."""
+    shutil.copytree(config.workdir, workdir)
+    (file,) = [*(workdir / "checkpoints" / "12").glob(name)][:1]
+    encoded = bytearray(file.read_bytes())
+    if kind == "flip":
+        encoded[len(encoded) // 2] ^= 1
+    elif kind == "cut":
+        del encoded[len(encoded) // 2 :]
+    if kind == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(encoded)
+    return dataclasses.replace(config, workdir=workdir, resume=True)
+
+
+FILES = [
+    ("state/d/*", "flip"),
+    ("student/d/*", "cut"),
+    ("student/manifest.ocdbt", "missing"),
+    ("metrics/metrics", "cut"),
+    ("_CHECKPOINT_METADATA", "cut"),
+]
+
+
+def test_a_run_continues_before_a_damaged_checkpoint(finished, tmp_path, capsys):
+    """It ends as it would have."""
+    config = damaged_copy(finished, tmp_path / "run", *FILES[0])
+    train(config)
+    assert "warning: checkpoint 12 is damaged" in capsys.readouterr().err
+    assert_same_run(config, finished)
+
+
+@pytest.mark.parametrize(("name", "kind"), FILES)
+def test_a_damaged_checkpoint_is_told_and_kept_under_another_name(
+    finished, tmp_path, capsys, name, kind
+):
+    workdir = damaged_copy(finished, tmp_path / "run", name, kind).workdir
+    set_aside_damaged(workdir)
+    assert "warning: checkpoint 12 is damaged" in capsys.readouterr().err
+    assert list_steps(workdir / "checkpoints") == list_steps(finished.workdir / "checkpoints")[:-1]
+    (aside,) = (workdir / "damaged").iterdir()
+    assert aside.name.startswith("12-")
+
+
+@pytest.mark.parametrize(("name", "kind"), FILES[1:4])
+def test_a_damaged_checkpoint_without_checksums(finished, tmp_path, capsys, name, kind):
+    """A kill after the last save leaves it so."""
+    config = damaged_copy(finished, tmp_path / "run", name, kind)
+    (config.workdir / "checkpoints" / "12" / "sha256.json").unlink()
+    set_aside_damaged(config.workdir)
+    assert "warning: checkpoint 12 is damaged" in capsys.readouterr().err
+    assert 12 not in list_steps(config.workdir / "checkpoints")
+
+
+def test_a_student_before_a_damaged_checkpoint(finished, tmp_path, capsys):
+    config = damaged_copy(finished, tmp_path / "run", *FILES[1])
+    student = load_student(config.workdir, "latest")
+    before = load_student(finished.workdir, 8)
+    for a, b in zip(*(jax.tree.leaves(nnx.state(x)) for x in (student, before)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert "warning: checkpoint 12 is damaged" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"checkpoint 12 of .* cannot be read: .*the steps"):
+        load_student(config.workdir, 12)
+
+
+def test_a_run_whose_checkpoints_are_all_damaged(finished, tmp_path):
+    config = damaged_copy(finished, tmp_path / "run", *FILES[0])
+    for file in config.workdir.glob("checkpoints/*/metrics/metrics"):
+        file.write_text("[")
+    with pytest.raises(InputError, match=r"all checkpoints of .*run\" are damaged"):
+        train(config)
+    assert not (config.workdir / "damaged").exists()
+
+
 def test_latest_and_best_checkpoints_are_kept(finished):
     errors = {r["step"]: r["validation_mse"] for r in lines(finished) if "validation_mse" in r}
     best = min(errors, key=errors.get)
-    with Checkpoints(finished.workdir, read_only=True) as checkpoints:
-        assert checkpoints.best_step() == best
-        assert {8, 12, best} == set(checkpoints.steps())
+    folder = finished.workdir / "checkpoints"
+    assert best_first(folder, list_steps(folder))[0] == best
+    assert {8, 12, best} == set(list_steps(folder))
 
 
 def test_the_best_checkpoint_of_a_run_for_texture_is_the_latest(finished, monkeypatch):
@@ -124,8 +200,8 @@ def test_the_best_checkpoint_of_a_run_for_texture_is_the_latest(finished, monkey
 
     fields = json.loads((finished.workdir / "config.json").read_text())
     assert fields["loss"] == "L1"
-    with Checkpoints(finished.workdir, read_only=True) as checkpoints:
-        of_error = student(checkpoints.best_step())
+    folder = finished.workdir / "checkpoints"
+    of_error = student(best_first(folder, list_steps(folder))[0])
     for loss, expected in (("L1", of_error), ("texture", student("latest"))):
         monkeypatch.setattr(
             "student_jax.training.checkpoint.load_config",
@@ -305,7 +381,7 @@ def test_run_of_version_0_1_0_continues_and_is_loaded(finished, tmp_path, capsys
 
 def test_step_that_gives_no_number_names_its_batch(finished, tmp_path):
     model = STTR(finished.model, rngs=nnx.Rngs(0))
-    model.tail.upsamplings[-1].bias[...] = jnp.nan
+    model.tail.upsamplings[-1].bias[...] = 3e38  # overflows
     save_pretrained(model, tmp_path / "broken")
     config = dataclasses.replace(
         finished, workdir=tmp_path / "run", init_from=str(tmp_path / "broken")
@@ -314,7 +390,7 @@ def test_step_that_gives_no_number_names_its_batch(finished, tmp_path):
     with pytest.raises(TrainingError) as error:
         train(config)
     message = str(error.value)
-    assert message.startswith("step 1 gave ") and "loss nan" in message
+    assert message.startswith("step 1 gave ") and "loss inf" in message
     assert message.count(f"{name}[") == 4 and "the last good checkpoint is none" in message
     made_from = json.loads((config.workdir / "config.json").read_text())["made_from"]
     assert len(made_from["init_from"]) == 64
