@@ -18,3 +18,12 @@ def one_line(error: BaseException) -> str:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     line = " ".join(reason.strip().partition("\n")[0].split())
     return line.rstrip(".") or type(error).__name__
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a name is text: file names may hold any bytes, and JSON halves of characters."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

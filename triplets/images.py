@@ -3,9 +3,10 @@
 import contextlib
 import io
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -13,9 +14,17 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from triplets.atomic import atomic_write
 from triplets.errors import InputError, one_line
+from triplets.reading import check_file
 
 MAX_PIXELS = 64_000_000
 """Largest picture that is decoded, in pixels; a 40-megapixel photograph passes."""
+
+MAX_SIDE = 32_768
+"""Longest side of a picture, in pixels: one of a single row would be padded to many times its
+size."""
+
+MAX_FILE_BYTES = 256 * 2**20
+"""Largest file of a picture that is read."""
 
 # A closed list: Pillow also knows formats that start other programs (EPS) or hold no picture.
 _FORMATS = {
@@ -30,6 +39,20 @@ _FORMATS = {
 }
 IMAGE_SUFFIXES = tuple(_FORMATS)
 """Suffixes, in lower case, of the files that count as pictures."""
+
+FORMATS = "JPEG, PNG, WebP, GIF, BMP or TIFF"
+"""What a picture may be, for messages."""
+
+# What these formats begin with, if a file's suffix is not one of theirs. Not TIFF: the raw files of
+# cameras begin like it, and hold a thumbnail.
+_SIGNATURES = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP", re.DOTALL)
+
+# Pictures and videos that somebody may expect to be read. Besides, by their beginning, all files of
+# the ISO base media format: HEIC, AVIF, MP4, QuickTime.
+_OTHER_SUFFIXES = re.compile(
+    r"\.(arw|avi|avif|cr2|cr3|dng|eps|exr|hdr|heic|heif|hif|ico|j2k|jp2|jpx|jxl|m4v|mkv|mov|mp4|mpg"
+    r"|nef|orf|pbm|pcx|pgm|ppm|psd|raf|rw2|svg|tga|webm|wmv)"
+)
 
 WRITABLE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 """Suffixes, in lower case, of the pictures that can be written."""
@@ -60,6 +83,24 @@ class DecodedImage(NamedTuple):
     """ICC profile of the pixels; None if the file has none, or has one that is not of RGB."""
 
 
+def picture_or_other(path: Path) -> Literal["picture", "other"] | None:
+    """Whether a file is a picture of a known format, a picture or video of another, or neither.
+
+    By its suffix, and otherwise by its first bytes.
+    """
+    suffix = path.suffix.lower()
+    if suffix in IMAGE_SUFFIXES:
+        return "picture"
+    beginning = b""
+    with contextlib.suppress(OSError, InputError):
+        check_file(path)
+        with path.open("rb") as file:
+            beginning = file.read(12)
+    if _SIGNATURES.match(beginning):
+        return "picture"
+    return "other" if _OTHER_SUFFIXES.fullmatch(suffix) or beginning[4:8] == b"ftyp" else None
+
+
 def decode_image(
     file: str | os.PathLike | io.BytesIO,
     *,
@@ -81,7 +122,8 @@ def decode_image(
             at a half, quarter or eighth of their size, never below twice `at_least`: much
             faster, and after `crop_and_resize` within one grey level on average.
         min_side: refuse pictures whose shorter side has fewer pixels.
-        max_pixels: refuse larger pictures, by their header, before anything is decoded.
+        max_pixels: refuse larger pictures, by their header, before anything is decoded, and those
+            with a side of more than `MAX_SIDE`.
 
     Raises:
         ImageError: missing, unreadable, truncated, too small or too large.
@@ -248,9 +290,18 @@ def _opened(
     """Open a picture, check its size by the header, and turn every failure into an ImageError."""
     # repr() keeps the message on one line and printable whatever the file is called.
     label = repr(str(file) if name is None else name)
+    if not isinstance(file, io.BytesIO):
+        try:
+            check_file(file, MAX_FILE_BYTES, name=name)
+        except InputError as error:
+            raise ImageError(f"cannot read {one_line(error)}.") from error
     try:
         with Image.open(file, formats=sorted(set(_FORMATS.values()))) as picture:
             width, height = picture.size
+            if max(width, height) > MAX_SIDE:
+                raise ImageError(
+                    f"{label} has {width} x {height} pixels; a side may have {MAX_SIDE}."
+                )
             if width * height > max_pixels:
                 raise ImageError(
                     f"{label} has {width} x {height} pixels, more than the limit of {max_pixels}."
@@ -263,9 +314,7 @@ def _opened(
     except (ImageError, MemoryError):
         raise
     except UnidentifiedImageError as error:
-        raise ImageError(
-            f"cannot read {label}: no JPEG, PNG, WebP, GIF, BMP or TIFF picture found in it."
-        ) from error
+        raise ImageError(f"cannot read {label}: no {FORMATS} picture found in it.") from error
     except Exception as error:
         # Decoders raise nearly anything on damaged files: SyntaxError, struct.error, EOFError...
         raise ImageError(f"cannot read {label}: {one_line(error)}.") from error

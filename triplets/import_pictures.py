@@ -101,6 +101,8 @@ def _rows_of_folders(config: ImportConfig) -> list[tuple[PictureFile, ...]]:
     folders = []
     for kind in KINDS:
         source = ImageFolder(getattr(config, kind))
+        for name, reason in source.skipped:
+            print(f"skipped {kind} {name}: {reason}", file=sys.stderr)
         pictures = {
             PurePosixPath(name).with_suffix("").as_posix(): PictureFile(source.folder / name, name)
             for name in source.ids

@@ -11,21 +11,30 @@ MAX_JSON_BYTES = 128 * 2**20
 """Largest JSON file that is read: ids and sizes of more than a million pictures."""
 
 
-def check_file(path: str | os.PathLike, max_bytes: int | None = None) -> None:
+def check_file(
+    path: str | os.PathLike, max_bytes: int | None = None, *, name: str | None = None
+) -> None:
     """Refuse what is no regular file, such as a pipe, which would be waited for, and what is large.
+
+    Args:
+        path: the file.
+        max_bytes: largest size.
+        name: what messages call the file, by default the path.
 
     Raises:
         InputError: no such file, not a regular one, or more than `max_bytes`.
     """
+    label = repr(str(path) if name is None else name)
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:  # a ValueError where the name holds a zero
-        raise InputError(f"{str(path)!r}: {one_line(error)}.") from error
+        raise InputError(f"{label}: {one_line(error)}.") from error
     if not stat.S_ISREG(status.st_mode):
-        raise InputError(f"{str(path)!r} is not a regular file.")
+        raise InputError(f"{label}: not a regular file.")
     if max_bytes is not None and status.st_size > max_bytes:
         raise InputError(
-            f"{str(path)!r} has {status.st_size} bytes, more than the limit of {max_bytes}."
+            f"{label}: {status.st_size / 2**20:.0f} MiB, more than the limit of "
+            f"{max_bytes >> 20} MiB."
         )
 
 
@@ -39,7 +48,7 @@ def read_json(path: Path) -> dict:
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{str(path)!r} is not JSON: {one_line(error)}.") from error
+        raise InputError(f"{str(path)!r}: not JSON: {one_line(error)}.") from error
     if not isinstance(value, dict):
         raise InputError(f"{str(path)!r}: expected a JSON object, got {type(value).__name__}.")
     return value

@@ -11,13 +11,15 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from tqdm import tqdm
 
-from triplets.errors import InputError, one_line
+from triplets.errors import InputError, is_utf8, one_line
 from triplets.images import (
+    FORMATS,
     IMAGE_SUFFIXES,
     DecodedImage,
     ImageError,
     crop_and_resize,
     decode_image,
+    picture_or_other,
 )
 
 MIN_SIDE = 16
@@ -57,9 +59,10 @@ class ImageSource(Protocol):
 class ImageFolder:
     """The pictures in a folder and the folders below it, in the order of their ids.
 
-    An id is the path relative to the folder, with its suffix and with forward slashes. Hidden
-    files and folders, and files without a picture's suffix, are passed over. Symbolic links
-    are followed only to files inside the folder; the others are listed in `skipped`.
+    An id is the path relative to the folder, with its suffix and with forward slashes. A picture
+    counts as one by its suffix or by its first bytes; those of other formats, and videos, are
+    listed in `skipped`. Hidden files and folders, and what is neither, are passed over. Symbolic
+    links are followed only to files inside the folder; the others are listed in `skipped`.
 
     Raises:
         SourceError: no such folder, or not one picture in it.
@@ -96,32 +99,41 @@ class ImageFolder:
             folders[:] = [name for name in folders if not name.startswith(".")]
             for name in files:
                 path = Path(folder, name)
-                if name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES:
+                kind = None if name.startswith(".") else picture_or_other(path)
+                if kind is None:
                     continue
                 if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
                     self._skip(path, "is a link that leaves the folder")
                 elif not path.is_file():
                     self._skip(path, "is not a regular file")
+                elif not is_utf8(path.relative_to(self.folder).as_posix()):
+                    self._skip(path, "has a name that is not UTF-8")
+                elif kind == "other":
+                    self._skip(path, f"is not a {FORMATS} picture")
                 else:
                     ids.append(path.relative_to(self.folder).as_posix())
         self.skipped.sort()
         return sorted(ids)
 
     def _skip(self, path: Path, reason: str) -> None:
-        self.skipped.append(Skipped(path.relative_to(self.folder).as_posix(), reason))
+        name = path.relative_to(self.folder).as_posix()
+        # Printable, also if it is not text.
+        self.skipped.append(Skipped(name if is_utf8(name) else ascii(name)[1:-1], reason))
 
 
 class ImageFile:
     """One picture file; its id is its name.
 
     Raises:
-        SourceError: no such file.
+        SourceError: no such file, or its name is not UTF-8.
     """
 
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
         if not self.path.is_file():
             raise SourceError(f"{str(path)!r} does not exist; expected a picture.")
+        if not is_utf8(self.path.name):
+            raise SourceError(f"{str(path)!r} has a name that is not UTF-8; rename it.")
         self.ids = [self.path.name]
         self.skipped: list[Skipped] = []
 

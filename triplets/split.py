@@ -13,7 +13,7 @@ from pathlib import Path
 
 from triplets.atomic import atomic_path, make_folder
 from triplets.errors import InputError
-from triplets.images import IMAGE_SUFFIXES
+from triplets.images import IMAGE_SUFFIXES, picture_or_other
 
 
 def in_test_split(file_name: str) -> bool:
@@ -53,7 +53,7 @@ def test_files(folder: Path) -> list[Path]:
 def _picture_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise InputError(f"{str(folder)!r} is not a folder; expected a folder of pictures.")
-    files = [file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
+    files = [file for file in folder.iterdir() if picture_or_other(file) == "picture"]
     if not files:
         raise InputError(f"{str(folder)!r} holds no pictures ({', '.join(IMAGE_SUFFIXES)}).")
     return files

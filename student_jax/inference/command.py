@@ -5,7 +5,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -118,14 +118,15 @@ def stylise_files(config: StyliseConfig) -> list[Result]:
     enable_compilation_cache()
     start = time.monotonic()
     results: list[Result] = []
+    error = ""
     try:
         _stylise_all(config, results)
-    except InputError as error:
-        if config.json:
-            _print_json(results, time.monotonic() - start, str(error))
+    except BaseException as ended:
+        error = str(ended) if isinstance(ended, InputError) else f"{one_line(ended)}."
         raise
-    if config.json:
-        _print_json(results, time.monotonic() - start)
+    finally:
+        if config.json:
+            _print_json(results, time.monotonic() - start, error)
     return results
 
 
@@ -172,7 +173,9 @@ def _stylise_all(config: StyliseConfig, results: list[Result]) -> None:
     with tqdm(total=len(jobs), unit="picture", desc="stylising", disable=None) as bar:
         work = Work(config, stylist, encoded, bar)
         for content, of_content in itertools.groupby(jobs, key=lambda job: job.content):
-            results += work.stylise(content, list(of_content))
+            # One by one: what was done before an interruption is reported.
+            for result in work.stylise(content, list(of_content)):
+                results.append(result)
 
     if not config.json:
         _print_summary(config, results, time.monotonic() - start)
@@ -192,17 +195,12 @@ class Work:
     """By name."""
     bar: tqdm
 
-    def stylise(self, content: Input, jobs: Sequence[Job]) -> list[Result]:
+    def stylise(self, content: Input, jobs: Sequence[Job]) -> Iterator[Result]:
         """Make the results of one content, which is decoded once, and only if one is missing."""
         decoded = _DecodedContent(content, self.config)
-        results = []
         for job in jobs:
-            if job.path is not None and job.path.exists() and not self.config.overwrite:
-                results.append(Result(content.label, job.style, job.out, "kept"))
-            else:
-                results.append(self._make(decoded, job))
+            yield self._make(decoded, job)
             self.bar.update()
-        return results
 
     def _make(self, content: "_DecodedContent", job: Job) -> Result:
         start = time.monotonic()
@@ -210,6 +208,8 @@ class Work:
         height = width = 0
         try:
             if job.path is not None:
+                if job.path.exists() and not self.config.overwrite:
+                    return Result(job.content.label, job.style, job.out, "kept")
                 _make_folder_of(job.path)
             mask = str(content.mask_file or "")
             make = self._make_video if job.content.kind == "video" else self._make_picture

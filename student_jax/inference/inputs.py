@@ -20,14 +20,13 @@ from triplets import (
     open_source,
     resize_shorter_side,
 )
-from triplets.images import IMAGE_SUFFIXES
+from triplets.errors import one_line
+from triplets.images import IMAGE_SUFFIXES, MAX_FILE_BYTES
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 
 STREAM = "-"
 """Standard input as a content, standard output as the result."""
-
-MAX_STREAM_BYTES = 256 * 2**20
 
 _WEIGHTED = re.compile(r"(?!tfds:)(?P<spec>.+):(?P<weight>\d+\.?\d*|\.\d+)")
 
@@ -96,25 +95,37 @@ def find_inputs(specs: Sequence[str]) -> tuple[list[Input], list[Unusable]]:
     """
     inputs: list[Input] = []
     unusable: list[Unusable] = []
+    skipped: dict[str, Unusable] = {}
     for spec in specs:
         if spec == STREAM:
             inputs.append(Input("stdin", "standard input"))
             continue
-        paths = _matches(spec)
+        try:
+            paths = _matches(spec)
+        except OSError as error:  # such as a name that is too long
+            unusable.append(Unusable(spec, f"{spec!r}: {one_line(error)}."))
+            continue
         if not paths:
             unusable.append(Unusable(spec, f"{spec!r} matches nothing; expected pictures."))
         for path in paths:
-            if Path(path).suffix.lower() in VIDEO_SUFFIXES and Path(path).is_file():
-                inputs.append(Input(Path(path).name, path, Path(path)))
-                continue
             try:
+                if Path(path).suffix.lower() in VIDEO_SUFFIXES and Path(path).is_file():
+                    inputs.append(Input(Path(path).name, path, Path(path)))
+                    continue
                 source = open_source(path)
             except InputError as error:
                 unusable.append(Unusable(path, str(error)))
                 continue
-            unusable += [Unusable(name, f"{name!r} {reason}.") for name, reason in source.skipped]
+            except OSError as error:
+                unusable.append(Unusable(path, f"{path!r}: {one_line(error)}."))
+                continue
+            for name, reason in source.skipped:
+                skipped[str(Path(path, name))] = Unusable(name, f"{name!r} {reason}.")
             inputs += _pictures_of(source)
-    return list({one.label: one for one in inputs}.values()), unusable
+    found = {one.label: one for one in inputs}
+    # A video in a folder is left out, unless it is named as well.
+    unusable += [one for label, one in skipped.items() if label not in found]
+    return list(found.values()), unusable
 
 
 def kinds_by_name(specs: Sequence[str]) -> set[Kind | None]:
@@ -184,7 +195,7 @@ def _is_pattern(spec: str) -> bool:
 
 
 def _standard_input() -> bytes:
-    encoded = sys.stdin.buffer.read(MAX_STREAM_BYTES + 1)
-    if len(encoded) > MAX_STREAM_BYTES:
-        raise ImageError(f"standard input has more than {MAX_STREAM_BYTES >> 20} MiB.")
+    encoded = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
+    if len(encoded) > MAX_FILE_BYTES:
+        raise ImageError(f"standard input has more than {MAX_FILE_BYTES >> 20} MiB.")
     return encoded

@@ -9,6 +9,7 @@ from jaxtyping import Float32, UInt8
 from PIL import Image, ImageOps
 
 from triplets import InputError, decode_image, float_from_uint8
+from triplets.images import MAX_SIDE
 
 PictureLike = str | os.PathLike | Image.Image | np.ndarray | jax.Array
 """A path, a PIL image, or RGB pixels [h w 3]: uint8, or floats in [0, 1]."""
@@ -30,6 +31,10 @@ def float_pixels(
     if pixels.ndim not in (3, 4) or pixels.shape[-1] != 3 or 0 in pixels.shape:
         raise InputError(
             f"the {name} has shape {list(pixels.shape)}; expected RGB pixels [h w 3] or [b h w 3]."
+        )
+    if max(pixels.shape[-3:-1]) > MAX_SIDE:
+        raise InputError(
+            f"the {name} has shape {list(pixels.shape)}; a side may have {MAX_SIDE} pixels."
         )
     if pixels.dtype == np.uint8:
         return float_from_uint8(pixels)

@@ -227,7 +227,7 @@ def test_files_that_are_no_pictures(tmp_path, data):
 def test_missing_file_folder_and_awkward_names(tmp_path):
     with pytest.raises(ImageError, match=r"nowhere\.png.*No such file"):
         read_image(tmp_path / "nowhere.png")
-    with pytest.raises(ImageError, match="Is a directory"):
+    with pytest.raises(ImageError, match="not a regular file"):
         read_image(tmp_path)
     with pytest.raises(ImageError, match=r"two\\nlines") as caught:
         read_image(tmp_path / "two\nlines.png")
@@ -432,3 +432,21 @@ def test_colour_profiles_of_rgb_pixels_are_returned(tmp_path):
     assert decode_image(saved(tmp_path, picture, "none.jpg")).profile is None
     grey = profile[:16] + b"GRAY" + profile[20:]
     assert decode_image(saved(tmp_path, picture, "grey.png", icc_profile=grey)).profile is None
+
+
+@pytest.mark.parametrize("size", [(1, 40_000), (40_000, 96)])
+def test_long_thin_pictures_are_refused_by_their_header(tmp_path, size):
+    """They would be padded to many times their size."""
+    Image.new("L", size).save(tmp_path / "x.png")
+    with pytest.raises(ImageError, match="a side may have 32768"):
+        decode_image(tmp_path / "x.png")
+
+
+def test_files_that_are_too_large_or_no_files_are_not_read(tmp_path):
+    with (tmp_path / "sparse.jpg").open("wb") as file:
+        file.truncate(6 * 10**9)
+    with pytest.raises(ImageError, match=r"sparse\.jpg': 5722 MiB, more than the limit of 256 MiB"):
+        decode_image(tmp_path / "sparse.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(ImageError, match=r"pipe\.jpg': not a regular file"):
+        decode_image(tmp_path / "pipe.jpg")

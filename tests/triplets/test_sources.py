@@ -50,6 +50,31 @@ def test_ids_are_sorted_relative_paths(photos):
     np.testing.assert_array_equal(decoded.pixels, read_image(photos / "a.png"))
 
 
+def test_pictures_are_found_by_their_content_and_others_are_named(photos):
+    for name, of in (("d.jfif", "JPEG"), ("e", "PNG"), ("f.heic", "JPEG")):
+        Image.new("RGB", (30, 20)).save(photos / name, format=of)
+    others = ("g.heic", "h.avif", "i.jp2", "j.TGA", "k.mp4")
+    for name in others:
+        (photos / name).write_bytes(b"something")
+    (photos / "l").write_bytes(b"\0\0\0\x18ftypheic")  # as telephones write it
+    source = ImageFolder(photos)
+    assert {"d.jfif", "e", "f.heic"} <= set(source.ids) and len(source) == 9
+    assert [name for name, _ in source.skipped] == [*others, "l"]
+    assert source.skipped[0].reason == "is not a JPEG, PNG, WebP, GIF, BMP or TIFF picture"
+    assert source.load(source.ids.index("d.jfif")).original_size == (20, 30)
+
+
+def test_names_that_are_not_utf8_are_left_out_and_named(photos):
+    """A dataset could not be trained on, nor exported, with such ids."""
+    name = os.fsdecode(b"caf\xe9.png")
+    save_picture(photos / name)
+    source = ImageFolder(photos)
+    assert len(source) == 6
+    assert source.skipped == [Skipped(r"caf\udce9.png", "has a name that is not UTF-8")]
+    with pytest.raises(SourceError, match="not UTF-8; rename it"):
+        open_source(str(photos / name))
+
+
 def test_ids_do_not_depend_on_how_the_folder_is_spelt(photos, monkeypatch):
     expected = ImageFolder(photos).ids
     monkeypatch.chdir(photos.parent)

@@ -49,8 +49,13 @@ def test_unusable_inputs_come_with_a_sentence(folder, tmp_path_factory):
     elsewhere.touch()
     (folder / "link.png").symlink_to(elsewhere)
     _, unusable = find_inputs(("missing.jpg", "no*.jpg", str(folder)))
-    assert [name for name, _ in unusable] == ["missing.jpg", "no*.jpg", "link.png"]
-    messages = ("'missing.jpg' does not exist", "'no*.jpg' matches nothing", "'link.png' is a link")
+    assert [name for name, _ in unusable] == ["missing.jpg", "no*.jpg", "clip.MP4", "link.png"]
+    messages = (
+        "'missing.jpg' does not exist",
+        "'no*.jpg' matches nothing",
+        "'clip.MP4' is not a JPEG",  # videos are named one by one
+        "'link.png' is a link",
+    )
     for (_, error), message in zip(unusable, messages, strict=True):
         assert error.startswith(message)
     assert unusable[1].error.endswith(".") and unusable[2].error.endswith(".")
@@ -110,7 +115,7 @@ def test_standard_input(monkeypatch):
     monkeypatch.setattr("sys.stdin", Stream(b"nothing"))
     with pytest.raises(ImageError, match="cannot read 'standard input'"):
         stream.load()
-    monkeypatch.setattr(inputs, "MAX_STREAM_BYTES", 2**20)
+    monkeypatch.setattr(inputs, "MAX_FILE_BYTES", 2**20)
     monkeypatch.setattr("sys.stdin", Stream(bytes(2**20 + 1)))
     with pytest.raises(ImageError, match=r"standard input has more than 1 MiB\."):
         stream.load()
@@ -119,3 +124,11 @@ def test_standard_input(monkeypatch):
 def test_a_file_that_has_gone():
     with pytest.raises(ImageError, match=r"cannot read 'gone\.png': No such file"):
         Input("gone.png", "gone.png", Path("gone.png")).load()
+
+
+def test_a_name_that_no_file_can_have(folder):
+    """The others are done."""
+    long = f"{'x' * 300}.jpg"
+    inputs, unusable = find_inputs((long, f"*{long}", str(folder)))
+    assert inputs and [one.name for one in unusable[:1]] == [long]
+    assert "too long" in unusable[0].error

@@ -42,6 +42,32 @@ def test_a_bad_input_does_not_stop_the_others(files, capsys):
     assert any("broken.png" in r["error"] for r in report["results"])
 
 
+def test_a_name_too_long_for_its_result_does_not_stop_the_others(files, capsys):
+    content = Path(files.content[0], "below", f"{'x' * 240}.png")
+    Image.new("RGB", (64, 64)).save(content)
+    with pytest.raises(InputError, match=r"1 of 3 failed; the first: cannot write .*too long"):
+        stylise_files(dataclasses.replace(files, json=True))
+    report = json.loads(capsys.readouterr().out)
+    assert (report["written"], report["failed"], len(report["results"])) == (2, 1, 3)
+
+
+@pytest.mark.parametrize("ended", [KeyboardInterrupt(), MemoryError()])
+def test_json_comes_whatever_ends_the_command(files, capsys, monkeypatch, ended):
+    """With what was done until then."""
+
+    def plan(stylist, height, width, style):
+        if height == 64:
+            raise ended
+        return original(stylist, height, width, style)
+
+    original = Stylist.plan
+    monkeypatch.setattr(Stylist, "plan", plan)
+    with pytest.raises(type(ended)):
+        stylise_files(dataclasses.replace(files, json=True))
+    report = json.loads(capsys.readouterr().out)
+    assert report["written"] == 1 and report["error"] == f"{type(ended).__name__}."
+
+
 @pytest.mark.parametrize(
     ("changes", "count", "message"),
     [
