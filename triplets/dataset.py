@@ -2,20 +2,23 @@
 
 import functools
 import hashlib
+import itertools
 import operator
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import SupportsIndex
+from typing import NamedTuple, SupportsIndex
 
 import numpy as np
 from jaxtyping import Int32, UInt8
 
+from triplets.errors import is_utf8
 from triplets.format import (
     DatasetError,
     Triplet,
     array_sha256,
     encode_json,
+    ids_sha256,
     list_shards,
     load_array,
     load_json,
@@ -25,6 +28,18 @@ from triplets.format import (
 
 # Each open memory map holds a file descriptor, and a process may often have only 1024.
 _MAX_OPEN_SHARDS = 128
+
+
+AGAIN = "run the command that wrote the dataset again"
+
+
+class Fault(NamedTuple):
+    """Something that is wrong with a dataset."""
+
+    sentence: str
+    parts: tuple[Path, ...] = ()
+    """The shard or the files that may be damaged. The command that wrote the dataset makes them
+    anew once they are set aside."""
 
 
 class TripletDataset:
@@ -124,11 +139,14 @@ class TripletDataset:
         parts = {}
         for name in ("contents", "styles"):
             recorded = load_json(self.root / f"{name}.json").get("sha256")
-            sha256 = recorded or array_sha256(self._load_images(name))
+            sha256 = recorded if _is_sha256(recorded) else array_sha256(self._load_images(name))
             parts[name] = [self._load_ids(name), sha256]
         for nth, shard in enumerate(self.shards):
             name = shard_name(shard)
-            parts[name] = load_json(self.root / name / "shard.json").get("sha256") or {
+            recorded = load_json(self.root / name / "shard.json").get("sha256")
+            if not (isinstance(recorded, dict) and all(map(_is_sha256, recorded.values()))):
+                recorded = {}
+            parts[name] = recorded or {
                 "index": array_sha256(self._indices[nth]),
                 "stylised": array_sha256(self._stylised(nth)),
             }
@@ -140,16 +158,24 @@ class TripletDataset:
         Returns:
             One sentence per fault, missing shards included; empty if the dataset is intact.
         """
-        faults: list[str] = []
+        return [fault.sentence for fault in self.faults()]
+
+    def faults(self) -> list[Fault]:
+        """What `verify` finds, with the parts of the dataset that each fault is in."""
+        faults: list[Fault] = []
         for name in ("contents", "styles"):
-            faults.extend(_faults(self._verify_images(name)))
+            array, ids = self.root / f"{name}.npy", self.root / f"{name}.json"
+            faults.extend(_faults((ids,), self._verify_ids(name)))
+            # Which of the two is damaged, a checksum in the one of the other cannot say.
+            faults.extend(_faults((array, ids), self._verify_images(name)))
         for name, recorded in self.manifest.get("arrays", {}).items():
-            faults.extend(_faults(self._verify_array(name, recorded)))
+            path = self.root / f"{name}.npy"
+            faults.extend(_faults((path,), _verify_array(path, recorded)))
         for shard in self.shards:
-            faults.extend(_faults(self._verify_shard(shard)))
-        faults.extend(_faults(self._verify_plan()))
+            faults.extend(_faults((self.root / shard_name(shard),), self._verify_shard(shard)))
+        faults.extend(_faults((), self._verify_plan()))
         # A damaged index is met twice, in its shard and in the plan.
-        return list(dict.fromkeys(faults))
+        return list({fault.sentence: fault for fault in reversed(faults)}.values())[::-1]
 
     @functools.cached_property
     def _indices(self) -> list[Int32[np.ndarray, "k 2"]]:
@@ -178,11 +204,17 @@ class TripletDataset:
             isinstance(ids, list) and len(ids) == count and all(isinstance(i, str) for i in ids)
         ):
             raise DatasetError(f"{path}: ids must be a list of {count} strings.")
+        if not all(is_utf8(name) for name in ids):
+            raise DatasetError(f"{path}: an id is not text in UTF-8.")
         return ids
 
     def _load_index(self, shard: int) -> Int32[np.ndarray, "k 2"]:
         path = self.root / shard_name(shard) / "index.npy"
-        index = np.array(load_array(path, (None, 2), "<i4"))
+        index = load_array(path, (None, 2), "<i4")
+        most = self.manifest.get("shard_size", self.manifest["num_pairs"])
+        if not 1 <= len(index) <= most:
+            raise DatasetError(f"{path}: expected 1 to {most} rows, got {len(index)}.")
+        index = np.array(index)
         limits = [self.manifest["num_contents"], self.manifest["num_styles"]]
         # Checked here because NumPy would take a negative row for one from the end.
         if (index < 0).any() or (index >= limits).any():
@@ -193,14 +225,16 @@ class TripletDataset:
         path = self.root / shard_name(shard) / "stylised.npy"
         return load_array(path, (rows, *self.manifest["image_size"], 3), "uint8")
 
-    def _verify_images(self, name: str) -> Iterator[str]:
-        self._load_ids(name)
-        recorded = load_json(self.root / f"{name}.json").get("sha256")
-        yield from _verify_sha256(self.root / f"{name}.npy", self._load_images(name), recorded)
+    def _verify_ids(self, name: str) -> Iterator[str]:
+        path, ids = self.root / f"{name}.json", self._load_ids(name)
+        recorded = load_json(path).get("ids_sha256")
+        if recorded not in (None, ids_sha256(ids)):
+            yield f"{path}: the ids do not match ids_sha256."
 
-    def _verify_array(self, name: str, recorded: object) -> Iterator[str]:
-        path = self.root / f"{name}.npy"
-        yield from _verify_sha256(path, load_array(path), recorded)
+    def _verify_images(self, name: str) -> Iterator[str]:
+        images = self._load_images(name)
+        recorded = load_json(self.root / f"{name}.json").get("sha256")
+        yield from _verify_sha256(self.root / f"{name}.npy", images, recorded)
 
     def _verify_shard(self, shard: int) -> Iterator[str]:
         folder = self.root / shard_name(shard)
@@ -217,27 +251,36 @@ class TripletDataset:
 
     def _verify_plan(self) -> Iterator[str]:
         """Compare the shards with the manifest's plan."""
-        planned, shard_size = self.manifest["num_pairs"], self.manifest.get("shard_size")
+        num_pairs, shard_size = self.manifest["num_pairs"], self.manifest.get("shard_size")
         if shard_size is not None:
-            missing = sorted(set(range(-(-planned // shard_size))) - set(self.shards))
-            if missing:
-                others = f" and {len(missing) - 1} more shards are" if missing[1:] else " is"
-                yield (
-                    f"{shard_name(missing[0])}{others} missing: run the command that wrote the "
-                    "dataset again to add what is left."
-                )
-        if len(self) != planned:
-            yield f"{len(self)} of {planned} planned pairs are there."
+            planned = -(-num_pairs // shard_size)
+            there = {shard for shard in self.shards if shard < planned}
+            if missing := planned - len(there):
+                # Not the set of all that are planned, which may be any number.
+                first = next(shard for shard in itertools.count() if shard not in there)
+                others = f" and {missing - 1} more shards are" if missing > 1 else " is"
+                yield f"{shard_name(first)}{others} missing: {AGAIN} to add what is left."
+        if len(self) != num_pairs:
+            yield f"{len(self)} of {num_pairs} planned pairs are there."
         elif self.manifest.get("pairs_sha256") not in (None, array_sha256(self.pairs)):
             yield "the shards hold other pairs than planned: pairs_sha256 does not match."
 
 
-def _faults(check: Iterator[str]) -> Iterator[str]:
-    """What a check finds, and the error that ends it, if any."""
+def _faults(parts: tuple[Path, ...], check: Iterator[str]) -> Iterator[Fault]:
+    """What a check of some parts finds, and the error that ends it, if any."""
     try:
-        yield from check
+        for sentence in check:
+            yield Fault(sentence, parts)
     except DatasetError as error:
-        yield str(error)
+        yield Fault(str(error), parts)
+
+
+def _is_sha256(recorded: object) -> bool:
+    return isinstance(recorded, str) and len(recorded) == 64
+
+
+def _verify_array(path: Path, recorded: object) -> Iterator[str]:
+    yield from _verify_sha256(path, load_array(path), recorded)
 
 
 def _verify_sha256(path: Path, array: np.ndarray, recorded: object) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
     manifest.json               settings and counts, written first, never changed
     contents.npy  styles.npy    uint8 [n h w 3]: every content and style picture once
-    contents.json styles.json   ids, sha256 of the array, original sizes (optional)
+    contents.json styles.json   ids, sha256 of the array; original sizes, ids_sha256 (optional)
     pairs-00000/                one shard: a directory that appears under its name when whole
         stylised.npy            uint8 [k h w 3]
         index.npy               int32 [k 2]: row in contents, row in styles
@@ -15,15 +15,16 @@ and `num_pairs` (planned for the whole dataset). Optional: `shard_size` (pairs p
 array), `settings` (what decides the pixels), `arrays` (names and sha256 of further arrays, of
 small letters and underscores) and `provenance` (where the pixels came from).
 
-A sha256 is that of an array's elements in C order, without the .npy header. All numbers are
-little-endian. Nothing is pickled, and no name in a JSON file is ever used as a path.
+A sha256 is that of an array's elements in C order, without the .npy header; ids_sha256 is that of
+the ids in UTF-8, each followed by a zero byte. All numbers are little-endian. Nothing is pickled,
+and no name in a JSON file is ever used as a path.
 """
 
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +32,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from triplets.errors import InputError, one_line
+from triplets.reading import check_file, read_json
 
 FORMAT_VERSION = 1
 
@@ -69,6 +71,11 @@ def array_sha256(array: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
 
 
+def ids_sha256(ids: Sequence[str]) -> str:
+    """Hexadecimal sha256 of ids, each followed by a zero byte."""
+    return hashlib.sha256("".join(f"{name}\0" for name in ids).encode()).hexdigest()
+
+
 def load_array(
     path: Path, shape: tuple[int | None, ...] | None = None, dtype: str | None = None
 ) -> np.ndarray:
@@ -84,8 +91,12 @@ def load_array(
         DatasetError: missing, unreadable, truncated, another shape or another dtype.
     """
     try:
+        check_file(path)
+    except InputError as error:
+        raise DatasetError(f"{one_line(error)}.") from error
+    try:
         array = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # NumPy evaluates the header, and so raises anything
         raise DatasetError(f"{path}: {one_line(error)}.") from error
     if shape is None:
         shape = array.shape
@@ -122,12 +133,9 @@ def encode_json(value: dict) -> bytes:
 def load_json(path: Path) -> dict:
     """Read a JSON object; raises `DatasetError` if there is none."""
     try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise DatasetError(f"{path}: {one_line(error)}.") from error
-    if not isinstance(value, dict):
-        raise DatasetError(f"{path}: expected a JSON object, got {type(value).__name__}.")
-    return value
+        return read_json(path)
+    except InputError as error:
+        raise DatasetError(f"{one_line(error)}.") from error
 
 
 def load_manifest(root: Path) -> dict:

@@ -64,7 +64,8 @@ def describe(dataset: TripletDataset, sample: int = 256) -> str:
         f"{sum(path.stat().st_size for path in files) / 1e9:.2f} GB",
     ]
     for column, kind in enumerate(("content", "style")):
-        used = np.bincount(dataset.pairs[:, column], minlength=manifest[f"num_{kind}s"])
+        pictures = (dataset.contents, dataset.styles)[column]
+        used = np.bincount(dataset.pairs[:, column], minlength=len(pictures))
         lines.append(f"triplets per {kind}: {used.min()} to {used.max()}")
 
     rows = evenly_spaced(len(dataset), sample)

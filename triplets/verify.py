@@ -1,11 +1,12 @@
 """The command that checks a triplet dataset."""
 
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
 from tyro.conf import Positional
 
-from triplets.dataset import TripletDataset
+from triplets.dataset import AGAIN, TripletDataset
 from triplets.format import DatasetError
 
 
@@ -15,6 +16,9 @@ class VerifyConfig:
 
     root: Positional[Path]
     """Folder of the dataset."""
+    repair: bool = False
+    """Move damaged shards and files to the folder damaged/ of the dataset, so that the command that
+    wrote it makes them anew."""
 
 
 def verify(config: VerifyConfig) -> None:
@@ -22,12 +26,26 @@ def verify(config: VerifyConfig) -> None:
 
     Raises:
         DatasetError: there are faults, or no dataset.
+        OSError: a damaged part cannot be moved.
     """
     dataset = TripletDataset(config.root)
-    faults = dataset.verify()
+    faults = dataset.faults()
     for fault in faults:
-        print(fault)
-    if faults:
-        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-        raise DatasetError(f"{str(config.root)!r} has {count}, listed above.")
-    print(f"{len(dataset)} triplets, all that were planned; every checksum matches.")
+        print(fault.sentence)
+    if not faults:
+        print(f"{len(dataset)} triplets, all that were planned; every checksum matches.")
+        return
+    count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+    what = f"{str(config.root)!r} has {count}, listed above"
+    damaged = dict.fromkeys(part for fault in faults for part in fault.parts)
+    if not damaged:
+        raise DatasetError(f"{what}.")
+    if not config.repair:
+        raise DatasetError(f"{what}; --repair sets aside what is damaged, to be made anew.")
+    for part in damaged:
+        aside = dataset.root / "damaged" / f"{part.name}-{secrets.token_hex(4)}"
+        aside.parent.mkdir(exist_ok=True)
+        if part.exists():
+            part.rename(aside)
+            print(f"set aside: {aside}")
+    raise DatasetError(f"{what}; {AGAIN} to make anew what was set aside.")

@@ -15,13 +15,14 @@ import numpy as np
 from jaxtyping import Int32
 
 from triplets.atomic import sync_folder, synced_file
-from triplets.errors import one_line
+from triplets.errors import is_utf8, one_line
 from triplets.format import (
     FORMAT_VERSION,
     DatasetError,
     array_sha256,
     check_array_names,
     encode_json,
+    ids_sha256,
     list_shards,
     load_array,
     load_json,
@@ -91,6 +92,9 @@ class TripletWriter:
                 "contents and styles must have one size, got "
                 f"{list(contents.images.shape[1:])} and {list(styles.images.shape[1:])}."
             )
+        for name in (*contents.ids, *styles.ids):
+            if not is_utf8(name):
+                raise DatasetError(f"the id {name!r} is not text in UTF-8.")
         if shard_size < 1 or not 0 <= rank < world_size:
             raise DatasetError(
                 "expected shard_size >= 1 and 0 <= rank < world_size, got "
@@ -124,6 +128,7 @@ class TripletWriter:
             self._publish_array(name, array, manifest["arrays"][name])
         self._publish_images("contents", contents)
         self._publish_images("styles", styles)
+        self._check_finished()
 
     @property
     def num_shards(self) -> int:
@@ -270,18 +275,36 @@ class TripletWriter:
             "ids": list(image_set.ids),
             "original_sizes": [list(size) for size in image_set.original_sizes],
             "sha256": sha256,
+            "ids_sha256": ids_sha256(image_set.ids),
         }
         self._publish_array(name, image_set.images, sha256)
         if not json_path.exists():
             with self._staging(json_path.name) as staging:
                 _save_json(staging / json_path.name, description)
                 self._publish_file(staging / json_path.name)
-        difference = _first_difference(load_json(json_path), description)
+        stored = load_json(json_path)
+        # Datasets from before it was recorded have none.
+        stored.setdefault("ids_sha256", description["ids_sha256"])
+        difference = _first_difference(stored, description)
         if difference:
             raise DatasetError(
                 f"{json_path} describes other pictures than the given {name}: {difference}; "
                 "use the same pictures, or another folder."
             )
+
+    def _check_finished(self) -> None:
+        """Refuse to call finished what is visibly damaged; `TripletDataset.verify` sees more."""
+        for shard in list_shards(self.root):
+            rows, folder = len(self.shard_pairs(shard)), self.root / shard_name(shard)
+            try:
+                load_json(folder / "shard.json")
+                load_array(folder / "index.npy", (rows, 2), "<i4")
+                load_array(folder / "stylised.npy", (rows, *self._image_shape), "uint8")
+            except DatasetError as error:
+                raise DatasetError(
+                    f"a finished shard is damaged: {one_line(error)}; style-distil triplets verify "
+                    f"{self.root} --repair sets it aside, and the same command makes it anew."
+                ) from error
 
     @contextlib.contextmanager
     def _staging(self, name: str) -> Iterator[Path]:

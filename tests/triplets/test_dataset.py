@@ -135,7 +135,7 @@ def test_unusable_manifests(root, change, message):
 @pytest.mark.parametrize("text", ["", "[1, 2]", "{", "[" * 100_000])
 def test_damaged_manifests(root, text):
     (root / "manifest.json").write_text(text)
-    with pytest.raises(DatasetError, match=r"manifest\.json: "):
+    with pytest.raises(DatasetError, match=r"manifest\.json': "):
         TripletDataset(root)
 
 
@@ -221,7 +221,7 @@ def test_verify_finds_missing_and_exchanged_shards(root):
     assert faults[0].startswith("pairs-00001 is missing")
     assert faults[1] == "7 of 12 planned pairs are there."
     # ... and where the shard went while the dataset was open
-    assert any("pairs-00001/shard.json: No such file" in fault for fault in ds.verify())
+    assert any("pairs-00001/shard.json': No such file" in fault for fault in ds.verify())
 
 
 @pytest.mark.parametrize("row", [[3, 0], [0, 4], [-1, 0]])
@@ -290,3 +290,45 @@ def test_writing_with_numpy_alone(tmp_path):
     np.testing.assert_array_equal(ds[1].style, styles[0])
     np.testing.assert_array_equal(ds[1].stylised, stylised[1])
     assert (ds[1].content_id, ds[1].style_id) == ("b.jpg", "x.jpg")
+
+
+def test_a_plan_of_any_size_takes_no_memory(root):
+    manifest = json.loads((root / "manifest.json").read_text())
+    manifest |= {"num_pairs": 10**15, "shard_size": 1, "num_contents": 10**12}
+    (root / "manifest.json").write_text(json.dumps(manifest))
+    faults = TripletDataset(root).verify()
+    assert any("and 999999999999996 more shards are missing" in fault for fault in faults)
+
+
+def test_pipes_are_not_waited_for(root):
+    for name in ("pairs-00001/shard.json", "pairs-00000/index.npy", "styles.npy"):
+        (root / name).unlink()
+        os.mkfifo(root / name)
+    faults = TripletDataset(root).verify()
+    assert sum("not a regular file" in fault for fault in faults) == 3
+
+
+def test_changed_ids_are_found(root):
+    path = root / "contents.json"
+    first = json.loads(path.read_text())["ids"][0]
+    path.write_text(path.read_text().replace(json.dumps(first), json.dumps(f"{first}x")))
+    (fault,) = TripletDataset(root).verify()
+    assert "contents.json: the ids do not match ids_sha256" in fault
+
+
+def test_datasets_without_a_checksum_of_the_ids(root):
+    """Those from before it was recorded: they are read and continued."""
+    path = root / "contents.json"
+    fields = json.loads(path.read_text())
+    del fields["ids_sha256"]
+    path.write_text(json.dumps(fields))
+    assert TripletDataset(root).verify() == []
+    dump(root)
+
+
+def test_ids_that_are_no_text(root):
+    path = root / "contents.json"
+    first = json.loads(path.read_text())["ids"][0]
+    path.write_text(path.read_text().replace(json.dumps(first), r'"\udc80"'))
+    with pytest.raises(DatasetError, match="an id is not text in UTF-8"):
+        TripletDataset(root)[0]

@@ -344,10 +344,13 @@ def test_file_systems_without_hard_links(tmp_path, monkeypatch):
 def test_ids_never_become_paths(tmp_path):
     images = np.zeros((1, 4, 4, 3), np.uint8)
     evil = ImageSet(images, ["../../evil"], [(4, 4)])
-    plain = ImageSet(images, ["\udcff\n"], [(4, 4)])  # a file name that is not UTF-8
+    plain = ImageSet(images, ["\n"], [(4, 4)])
+    not_utf8 = ImageSet(images, ["\udcff"], [(4, 4)])
     root = tmp_path / "deep" / "er" / "data"
+    with pytest.raises(DatasetError, match=r"id '\\udcff' is not text in UTF-8"):
+        TripletWriter(root, contents=evil, styles=not_utf8, pairs=np.zeros((1, 2), int))
     writer = TripletWriter(root, contents=evil, styles=plain, pairs=np.zeros((1, 2), int))
     writer.write_shard(0, images)
     triplet = TripletDataset(root)[0]
-    assert (triplet.content_id, triplet.style_id) == ("../../evil", "\udcff\n")
+    assert (triplet.content_id, triplet.style_id) == ("../../evil", "\n")
     assert [path for path in Path(tmp_path).rglob("*evil*")] == []
