@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.metadata
+import math
 import os
 import re
 import sys
@@ -21,6 +22,7 @@ from teacher_torch.teacher import TEACHERS, Runtime, Teacher
 from teacher_torch.work import Work
 from triplets import InputError, TripletWriter, load_images, open_source
 from triplets.format import load_manifest
+from triplets.images import MAX_SIDE
 
 DEFAULT_TEACHER = "styleid"
 
@@ -97,10 +99,16 @@ class DumpConfig:
         ):
             if value is not None and value < least:
                 raise InputError(f"--{name} {value}: expected at least {least}.")
-        if self.memory_budget is not None and not self.memory_budget > 0:
-            raise InputError(f"--memory-budget {self.memory_budget}: expected more than 0.")
-        if re.fullmatch(r"(random|tiles):(?!0*[1-9]\d*$).*", self.pairs):
-            raise InputError(f'--pairs "{self.pairs}": expected a number from 1 after the colon.')
+        if self.size is not None and self.size > MAX_SIDE:
+            raise InputError(f"--size {self.size}: expected at most {MAX_SIDE}.")
+        if self.memory_budget is not None and not 0 < self.memory_budget < math.inf:
+            raise InputError(
+                f"--memory-budget {self.memory_budget}: expected a number of GiB above 0."
+            )
+        if re.fullmatch(r"(random|tiles):(?!0{0,9}[1-9]\d{0,17}$).*", self.pairs):
+            raise InputError(
+                f'--pairs "{self.pairs[:40]}": expected a number from 1 after the colon.'
+            )
 
     def process(self) -> tuple[int, int]:
         """Rank and world size: as given, else torchrun's, else 0 of 1."""
@@ -198,7 +206,7 @@ def dump(config: DumpConfig) -> None:
     if rows_per_call == 0 and config.memory_budget is not None:
         raise InputError(
             f"--memory-budget {config.memory_budget}: the networks, {tile[0]} contents, {tile[1]} "
-            f"styles and one row per call need about {need.total(1) / GIB:.1f} GiB."
+            f"styles and one row per call need about {need.total(1) / GIB:.2g} GiB."
         )
 
     # Dataset: a new one, or the one that is continued

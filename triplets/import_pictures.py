@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from triplets.errors import InputError, one_line
-from triplets.images import DecodedImage, ImageError, crop_and_resize, decode_image
-from triplets.sources import ImageFolder, ImageSet
+from triplets.images import MAX_SIDE, DecodedImage, ImageError, crop_and_resize, decode_image
+from triplets.sources import ImageFolder, ImageSet, room_for
 from triplets.table import read_table
 from triplets.writer import TripletWriter
 
@@ -49,6 +49,8 @@ class ImportConfig:
             )
         if self.size is not None and self.size < 1:
             raise InputError(f"--size {self.size}: expected at least 1.")
+        if self.size is not None and self.size > MAX_SIDE:
+            raise InputError(f"--size {self.size}: expected at most {MAX_SIDE}.")
         if self.shard_size < 1:
             raise InputError(f"--shard-size {self.shard_size}: expected at least 1.")
 
@@ -146,7 +148,7 @@ def _load(
     pictures: Sequence[PictureFile], size: int
 ) -> tuple[UInt8[np.ndarray, "n s s 3"], list[tuple[int, int]]]:
     """Pictures, cropped and resized, and their original sizes."""
-    images = np.empty((len(pictures), size, size, 3), np.uint8)
+    images = room_for(len(pictures), size)
     original_sizes = []
     for i, picture in enumerate(pictures):
         decoded = _decode(picture)

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import UInt8
 from tqdm import tqdm
 
 from triplets.errors import InputError, is_utf8, one_line
 from triplets.images import (
     FORMATS,
     IMAGE_SUFFIXES,
+    MAX_SIDE,
     DecodedImage,
     ImageError,
     crop_and_resize,
@@ -268,8 +270,10 @@ def load_images(
     """
     if size < 1 or (limit is not None and limit < 1):
         raise SourceError(f"size and limit must be at least 1, got {size} and {limit}.")
+    if size > MAX_SIDE:
+        raise SourceError(f"size is {size}; a side may have {MAX_SIDE} pixels.")
     wanted = len(source) if limit is None else min(limit, len(source))
-    images = np.empty((wanted, size, size, 3), np.uint8)
+    images = room_for(wanted, size)
     ids: list[str] = []
     original_sizes: list[tuple[int, int]] = []
     skipped = list(source.skipped)
@@ -293,6 +297,21 @@ def load_images(
             f"none of the {len(source)} pictures can be used; the last: {skipped[-1].reason}."
         )
     return ImageSet(images[: len(ids)], ids, original_sizes), skipped
+
+
+def room_for(count: int, size: int) -> UInt8[np.ndarray, "n s s 3"]:
+    """An array for square pictures.
+
+    Raises:
+        SourceError: there is not so much memory.
+    """
+    try:
+        return np.empty((count, size, size, 3), np.uint8)
+    except (MemoryError, ValueError) as error:
+        raise SourceError(
+            f"{count} pictures of {size} x {size} px take {count * size**2 * 3 / 2**30:.0f} GiB, "
+            "more than there is; take fewer or smaller ones."
+        ) from error
 
 
 def _image_key(features, image_feature: type) -> str:

@@ -202,6 +202,11 @@ class TripletWriter:
             target.parent.mkdir(exist_ok=True)
             os.rename(folder, target)
             sync_folder(target.parent)
+        if not (self.root / "manifest.json").is_file():
+            raise DatasetError(
+                f"{str(self.root)!r} has lost its manifest.json meanwhile, without which it cannot "
+                "be read; put it back, or start again in another folder."
+            )
 
     def _rank_of(self, shard: int) -> int:
         return shard * self.world_size // self.num_shards

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import re
 import sys
 import time
@@ -82,6 +83,8 @@ class StyliseConfig:
         for name in ("size", "style_size", "max_memory"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected more than 0.")
+        if not math.isfinite(self.max_memory):
+            raise ValueError(f"max_memory is {self.max_memory}; expected a number of GiB.")
         if not self.content or not self.style:
             raise ValueError("expected at least one content and one style.")
         _check_weights([looks_weighted(spec) for spec in self.style])

@@ -138,7 +138,10 @@ def unique_names(inputs: Sequence[Input]) -> list[str]:
     for i, name in enumerate(names):
         if name in names[:i]:
             first, second = inputs[names.index(name)].label, inputs[i].label
-            raise InputError(f'"{first}" and "{second}" would share a result name.')
+            raise InputError(
+                f'"{first}" and "{second}" would share the result name {name}; rename one of them, '
+                "or stylise it by itself into another folder."
+            )
     return names
 
 

@@ -1,8 +1,12 @@
 """The Hugging Face Hub: OWNER/NAME or hf://OWNER/NAME, with @REVISION or without."""
 
 import re
+import socket
+import urllib.request
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from triplets import InputError, one_line
 
@@ -60,7 +64,14 @@ def download_weights(repository: Repository) -> Path:
     """
     client = _client()
     try:
-        return Path(client.hf_hub_download(repository.name, WEIGHTS, revision=repository.revision))
+        return Path(
+            client.hf_hub_download(
+                repository.name,
+                WEIGHTS,
+                revision=repository.revision,
+                local_files_only=_is_offline(client),
+            )
+        )
     except Exception as error:  # the client has dozens of its own
         raise _no_download(repository, error) from error
 
@@ -77,7 +88,10 @@ def download_student(repository: Repository) -> Path:
         files = [WEIGHTS, "config.json"]
         return Path(
             client.snapshot_download(
-                repository.name, revision=repository.revision, allow_patterns=files
+                repository.name,
+                revision=repository.revision,
+                allow_patterns=files,
+                local_files_only=_is_offline(client),
             )
         )
     except Exception as error:  # the client has dozens of its own
@@ -100,7 +114,7 @@ def push_folder(folder: Path, name: str, *, private: bool = True) -> str:
         raise InputError(f"cannot push to {name}: {one_line(error)}.") from error
 
 
-def _client():
+def _client() -> ModuleType:
     try:
         import huggingface_hub
         from huggingface_hub.utils import logging
@@ -111,6 +125,17 @@ def _client():
     # The client reports every attempt; our error says all that is needed.
     logging.set_verbosity_error()
     return huggingface_hub
+
+
+def _is_offline(client: ModuleType) -> bool:
+    """Whether nobody here knows the Hub's address; the client would try again for half a minute."""
+    if urllib.request.getproxies():
+        return False  # a proxy knows
+    try:
+        socket.getaddrinfo(urlsplit(client.constants.ENDPOINT).hostname, 443)
+    except OSError:
+        return True
+    return False
 
 
 def _no_download(repository: Repository, error: Exception) -> InputError:

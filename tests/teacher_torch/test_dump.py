@@ -1,6 +1,7 @@
 """The dump of a tiny random teacher: right pairs, exact continuation, honest refusals."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -208,7 +209,11 @@ def test_rank_of_this_process(config, monkeypatch, environment, given, expected)
         ({"size": 0}, "--size 0: expected at least 1"),
         ({"size": 100}, "--size 100: this teacher needs a multiple of 64, such as 128"),
         ({"seed": -1}, "--seed -1: expected at least 0"),
-        ({"memory_budget": 0.0}, "--memory-budget 0.0: expected more than 0"),
+        ({"memory_budget": 0.0}, "--memory-budget 0.0: expected a number of GiB above 0"),
+        ({"memory_budget": math.inf}, "--memory-budget inf: expected a number of GiB above 0"),
+        ({"size": 10**8}, "--size 100000000: expected at most 32768"),
+        ({"pairs": f"random:{'9' * 5000}"}, "expected a number from 1 after the colon"),
+        ({"pairs": f"tiles:{'0' * 5000}1"}, "expected a number from 1 after the colon"),
         ({"pairs": "random:0"}, "expected a number from 1 after the colon"),
         ({"pairs": "tiles:some"}, "expected a number from 1 after the colon"),
     ],

@@ -341,6 +341,18 @@ def test_file_systems_without_hard_links(tmp_path, monkeypatch):
     assert tree(tmp_path / "data") == tree(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("change", ["renamed", "without manifest"])
+def test_a_folder_that_changes_under_the_dump(tmp_path, change):
+    writer = make_writer(tmp_path / "data")
+    writer.write_shard(0, small_dump.stylise(writer.shard_pairs(0)))
+    if change == "renamed":
+        (tmp_path / "data").rename(tmp_path / "other")
+    else:
+        (tmp_path / "data" / "manifest.json").unlink()
+    with pytest.raises((DatasetError, OSError), match=r"manifest\.json|removed|No such file"):
+        writer.write_shard(1, small_dump.stylise(writer.shard_pairs(1)))
+
+
 def test_ids_never_become_paths(tmp_path):
     images = np.zeros((1, 4, 4, 3), np.uint8)
     evil = ImageSet(images, ["../../evil"], [(4, 4)])

@@ -196,6 +196,7 @@ def test_usage_that_cannot_work(files):
         ({"out": "result.tiff"}, "a file or pattern that ends in"),
         ({"out": "result.tiff", "content": ("*",)}, "a file or pattern that ends in"),
         ({"size": 0}, "size is 0"),
+        ({"max_memory": float("inf")}, "max_memory is inf; expected a number of GiB"),
         ({"out": "out/a.mp4"}, r"expected a picture to end in \.png"),
         ({"out": "out/{content}.mp4"}, r"expected a picture to end in \.png"),
         ({"content": ("clip.mp4",), "out": "a.png"}, r"expected a video to end in \.mp4"),

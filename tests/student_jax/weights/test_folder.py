@@ -171,7 +171,7 @@ def test_hub(student, tmp_path, monkeypatch):
             shutil.copytree(folder_path, remote)
             return "https://address"
 
-    def snapshot_download(repo, revision, allow_patterns):
+    def snapshot_download(repo, revision, allow_patterns, local_files_only):
         assert (repo, revision) == ("someone/student", "v1")
         assert not any("*" in pattern for pattern in allow_patterns)  # no pickles
         return str(remote)
@@ -193,6 +193,26 @@ def test_hub(student, tmp_path, monkeypatch):
 def test_steps_are_those_of_training_runs():
     with pytest.raises(InputError, match='"mini" is a single student without step 5'):
         open_student("mini", 5)
+
+
+def test_no_network_is_told_at_once(monkeypatch, tmp_path):
+    """The client tries again and again; what was downloaded before is found without a network."""
+
+    def unknown(*_):
+        raise OSError("Name or service not known")
+
+    asked = []
+
+    def snapshot_download(*_, local_files_only, **__):
+        asked.append(local_files_only)
+        raise OSError("not in the cache")
+
+    monkeypatch.setattr("socket.getaddrinfo", unknown)
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    with pytest.raises(InputError, match="cannot download hf://a/b: not in the cache; without"):
+        open_student("hf://a/b")
+    assert asked == [True]
 
 
 def test_no_network(monkeypatch):

@@ -44,7 +44,7 @@ def test_what_is_no_repository_is_refused(text):
 def test_weights_of_a_revision(monkeypatch, tmp_path):
     """The Hub's function replaced: what is asked of it is checked."""
 
-    def download(name, file, revision):
+    def download(name, file, revision, local_files_only):
         assert (name, file) == ("a/b", "model.safetensors")
         if revision != "v1":
             raise OSError("no route\nto host")
