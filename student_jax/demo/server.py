@@ -1,10 +1,11 @@
 """`style-distil demo`: a web page to try a student, served by this machine for this machine."""
 
 import base64
-import binascii
 import io
 import json
+import sys
 import threading
+import traceback
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -36,6 +37,12 @@ MAX_BODY_BYTES = 48 * 2**20
 
 MAX_PIXELS = 40_000_000
 """Largest picture that is decoded."""
+
+MAX_AREA = 4
+"""Largest content that is stylised, in squares of `DemoConfig.max_size`: others wait meanwhile."""
+
+TIMEOUT_S = 60
+"""Seconds that a request waits for its bytes, and for the pictures of those before it."""
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 """What browsers call this machine."""
@@ -84,7 +91,7 @@ def make_server(stylist: Stylist, host: str, port: int, max_size: int) -> Thread
     # One picture at a time: several would share the same cores and multiply the memory.
     lock = threading.Lock()
     try:
-        return ThreadingHTTPServer((host, port), partial(_Handler, stylist, lock, max_size))
+        return _Server((host, port), partial(_Handler, stylist, lock, max_size))
     except OSError as error:
         raise InputError(
             f"cannot listen on {host}, port {port}: {one_line(error)}; give another --port or "
@@ -106,13 +113,17 @@ def stylise_request(stylist: Stylist, request: dict, max_size: int) -> UInt8[np.
         content, styles = request.get("content"), list(request["styles"])
         strength, blend = float(request["strength"]), float(request["blend"])
         preserve_colour = bool(request["preserve_colour"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(
             "not a request of this page; expected styles, strength, blend and preserve_colour."
         ) from error
     if not 1 <= len(styles) <= 2 or not 0 <= blend <= 1:
         raise InputError("expected one or two styles, and a blend from 0 to 1.")
-    pixels = float_from_uint8(resize_shorter_side(_picture("content", content), max_size))
+    picture = resize_shorter_side(_picture("content", content), max_size)
+    if picture.size > 3 * MAX_AREA * max_size**2:
+        height, width = picture.shape[:2]
+        raise InputError(f"the content is too long, {width} x {height} px; cut it.")
+    pixels = float_from_uint8(picture)
     encoded = [stylist.encode_style(_picture("style", style)) for style in styles]
     weights = [1.0] if len(styles) == 1 else [1 - blend, blend]
     style = stylist.encode_style(encoded, weights)
@@ -122,7 +133,7 @@ def stylise_request(stylist: Stylist, request: dict, max_size: int) -> UInt8[np.
 def _parse(body: bytes) -> dict:
     try:
         request = json.loads(body)
-    except ValueError as error:  # no JSON, or no UTF-8
+    except (ValueError, RecursionError) as error:  # no JSON, or no UTF-8
         raise InputError(f"not a request of this page: {one_line(error)}.") from error
     if not isinstance(request, dict):
         raise InputError("not a request of this page; expected a JSON object.")
@@ -143,13 +154,22 @@ def _picture(kind: str, given: object) -> UInt8[np.ndarray, "h w 3"]:
         return decode_image(SAMPLES / kind / name).pixels
     try:
         data = base64.b64decode(given.partition(",")[2], validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # also a text that is not ASCII
         raise InputError(f"the {kind} is not a picture: {one_line(error)}.") from error
     return decode_image(io.BytesIO(data), name=f"the {kind}", max_pixels=MAX_PIXELS).pixels
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request, client_address):
+        # A client that leaves is no defect.
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 class _Handler(BaseHTTPRequestHandler):
-    timeout = 60  # seconds without a byte, after which a connection is closed
+    timeout = TIMEOUT_S  # without a byte, after which a connection is closed
 
     def __init__(self, stylist: Stylist, lock: threading.Lock, max_size: int, *args):
         self._stylist, self._lock, self._max_size = stylist, lock, max_size
@@ -175,20 +195,42 @@ class _Handler(BaseHTTPRequestHandler):
         # A form of another site cannot send this type without being asked first (CORS).
         if self.path != "/stylise" or self.headers.get_content_type() != "application/json":
             self._refuse("expected JSON at /stylise.", HTTPStatus.NOT_FOUND)
-        elif not length.isdigit() or int(length) > MAX_BODY_BYTES:
+        elif not (length.isascii() and length.isdecimal() and len(length) < 20):
+            self._refuse("expected the length of the request.", HTTPStatus.LENGTH_REQUIRED)
+        elif int(length) > MAX_BODY_BYTES:
             limit = MAX_BODY_BYTES >> 20
             self._refuse(
                 f"the pictures are too large; together they may have {limit * 3 // 4} MB at most.",
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             )
         else:
+            self._stylise(int(length))
+
+    def _stylise(self, length: int) -> None:
+        try:
+            request = _parse(self.rfile.read(length))
+            if not self._lock.acquire(timeout=TIMEOUT_S):
+                self._refuse("others are waiting; try again.", HTTPStatus.SERVICE_UNAVAILABLE)
+                return
             try:
-                request = _parse(self.rfile.read(int(length)))
-                with self._lock:
-                    pixels = stylise_request(self._stylist, request, self._max_size)
-                self._send(encode_image(pixels, ".png"), "image/png")
-            except InputError as error:
-                self._refuse(str(error), HTTPStatus.BAD_REQUEST)
+                pixels = stylise_request(self._stylist, request, self._max_size)
+            finally:
+                self._lock.release()
+        except InputError as error:
+            self._refuse(str(error), HTTPStatus.BAD_REQUEST)
+        except TimeoutError:
+            self._refuse("the request did not come to its end.", HTTPStatus.REQUEST_TIMEOUT)
+        except Exception:
+            traceback.print_exc()
+            self._refuse("this failed; see the terminal.", HTTPStatus.INTERNAL_SERVER_ERROR)
+        else:
+            self._send(encode_image(pixels, ".png"), "image/png")
+
+    def send_error(self, code, message=None, explain=None):
+        # What `http.server` refuses by itself, such as a method or a line that it does not know.
+        status = HTTPStatus(code)
+        self.request_version = self.protocol_version  # of HTTP/0.9 there would be no headers
+        self._refuse(f"{message or status.phrase}.", status)
 
     def log_message(self, format, *args):
         pass  # what people try stays private

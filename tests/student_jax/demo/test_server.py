@@ -2,6 +2,8 @@ import base64
 import http.client
 import io
 import json
+import socket
+import struct
 import threading
 
 import numpy as np
@@ -94,6 +96,8 @@ def test_stylises_uploads_and_samples(server):
         ({"strength": "much"}, "not a request of this page; expected styles, strength, blend"),
         ({"content": "data:image/png;base64,AAAA"}, "no JPEG, PNG, WebP"),
         ({"content": "data:image/png;base64,%"}, "the content is not a picture"),
+        ({"content": "data:image/png;base64,\u00e4"}, "the content is not a picture"),
+        ({"content": data_url(64, 16_400)}, "the content is too long, 16400 x 64 px"),
         ({"content": data_url(8000, 8000)}, "8000 x 8000 pixels, more than the limit"),
         ({"content": "sample:../../LICENSE"}, "there is no content sample"),
     ],
@@ -110,6 +114,11 @@ def test_unusable_requests_get_one_sentence(server, fields, message):
         (b"\xff", "not a request of this page: 'utf-8' codec"),
         (b"[]", "not a request of this page; expected a JSON object."),
         (b"{}", "not a request of this page; expected styles, strength, blend"),
+        (b"[" * 100_000, "not a request of this page"),
+        (
+            b'{"styles": ["a"], "strength": 1%s, "blend": 0, "preserve_colour": 0}' % (b"0" * 400),
+            "not a request of this page",
+        ),
     ],
 )
 def test_bodies_that_are_not_a_request(server, body, message):
@@ -135,6 +144,45 @@ def test_what_is_none_of_the_pages_business(server):
     large = {"Content-Type": "application/json", "Content-Length": str(MAX_BODY_BYTES + 1)}
     status, _, answer = ask(server, "POST", "/stylise", b"", large)
     assert status == 413 and b"together they may have 36 MB at most" in answer
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"nonsense\r\n\r\n", 400),
+        (b"GET / HTTP/9.9\r\n\r\n", 505),
+        (b"BREW / HTTP/1.1\r\nHost: localhost\r\n\r\n", 501),
+        (b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\n\r\n", 414),
+        (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 200 + b"\r\n", 431),
+        (
+            b"POST /stylise HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Content-Length: \xb2\r\n\r\n",
+            411,
+        ),
+    ],
+)
+def test_malformed_requests_get_an_answer(server, request_, status):
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=60) as connection:
+        connection.sendall(request_)
+        answer = connection.makefile("rb").read()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.split()[1] == str(status).encode()
+    assert b"nosniff" in head and b"Content-Security-Policy" in head
+    assert json.loads(body)["error"].endswith(".")
+
+
+def test_a_client_that_leaves_is_no_defect(server, capfd):
+    for sent in (
+        b"",
+        b"GET / HTTP/1.1\r\n",
+        b"GET /samples/style/x HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    ):
+        with socket.create_connection(("127.0.0.1", server.server_port)) as connection:
+            connection.sendall(sent)
+            # The connection is reset instead of closed.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert ask(server, "GET", "/")[0] == 200
+    assert capfd.readouterr().err == ""
 
 
 def test_places_where_it_cannot_listen(server, stylist):
