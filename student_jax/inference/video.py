@@ -171,7 +171,9 @@ def open_video(path: Path) -> Iterator[tuple[dict[str, Any], Iterator[bytes]]]:
         InputError: imageio-ffmpeg is missing, or the file is not a video or a damaged one.
     """
     ffmpeg = _imageio_ffmpeg()
-    if complaint := _first_complaint(ffmpeg, path):
+    with _readable(path):
+        complaint = _first_complaint(ffmpeg, path)
+    if complaint:
         raise InputError(
             f"cannot read the video {str(path)!r}, which is damaged or in another format: "
             f"{complaint}; repair it, for example with ffmpeg -i {path.name} repaired.mp4."

@@ -11,7 +11,7 @@ and sha256.json, the checksums of their files. Damaged checkpoints are set aside
 
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Literal
@@ -31,6 +31,7 @@ from student_jax.student import (
 )
 from student_jax.training.config import TrainConfig
 from student_jax.training.integrity import (
+    BEST_METRIC,
     METRICS,
     find_damage,
     has_checksums,
@@ -44,9 +45,6 @@ from triplets.reading import read_json
 
 CHECKPOINTS = "checkpoints"
 """Folder of the checkpoints in a workdir."""
-
-BEST_METRIC = "mse"
-"""Validation metric whose smallest value marks the best checkpoint."""
 
 
 class Checkpoints:
@@ -81,6 +79,9 @@ class Checkpoints:
 
     def save(self, state: TrainState, metrics: dict[str, float]) -> None:
         """Save everything that continues the run, under the state's step; returns early."""
+        # Now, because Orbax removes checkpoints during a save.
+        self._manager.wait_until_finished()
+        self._write_checksums()
         self._manager.save(
             int(state.step),
             args=ocp.args.Composite(
@@ -90,8 +91,6 @@ class Checkpoints:
             metrics=metrics,
             force=True,
         )
-        # The saves before this one have ended.
-        self._write_checksums()
 
     def _write_checksums(self) -> None:
         if jax.process_index() == 0:
@@ -102,14 +101,23 @@ class Checkpoints:
 
         Args:
             like: `jax.ShapeDtypeStruct`s with the shardings that the arrays shall have.
+
+        Raises:
+            InputError: it is of other settings.
         """
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                student=ocp.args.StandardRestore(_student_item(like)),
-                state=ocp.args.StandardRestore(_state_item(like)),
-            ),
-        )
+        try:
+            restored = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    student=ocp.args.StandardRestore(_student_item(like)),
+                    state=ocp.args.StandardRestore(_state_item(like)),
+                ),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"checkpoint {step} in {self._folder} does not fit these settings: "
+                f"{one_line(error)}."
+            ) from error
         student, state = restored["student"], restored["state"]
         return replace(
             like,
@@ -203,9 +211,15 @@ def load_config(workdir: Path) -> dict:
             f'"{workdir}" is not the workdir of a training run: it has no config.json; '
             "`style-distil train` makes such a folder."
         )
-    stored = read_json(path)
-    if not stored.keys() >= {"model", "data"}:
-        raise InputError(f"{str(path)!r} is not the configuration of a training run.")
+    try:
+        stored = read_json(path)
+        if not stored.keys() >= {"model", "data"}:
+            raise InputError(f"{str(path)!r} is not the configuration of a training run.")
+    except InputError as error:
+        raise InputError(
+            f"{one_line(error)}; if it is damaged, move it away: --resume then continues with the "
+            "settings that are given, and writes it anew."
+        ) from error
     # Version 0.1.0 had other names for some settings.
     former = {
         field.metadata["formerly"]: field.name
@@ -221,13 +235,14 @@ def check_config(config: TrainConfig) -> None:
     Raises:
         InputError: names what to do, or the first setting that differs.
     """
-    if not (config.workdir / "config.json").exists():
-        return
-    if not config.resume:
+    has_config = (config.workdir / "config.json").exists()
+    if not config.resume and (has_config or list_steps(config.workdir / CHECKPOINTS)):
         raise InputError(
             f'"{config.workdir}" holds a run already: give --resume to continue it, or another '
             "--workdir."
         )
+    if not has_config:
+        return
     stored, given = load_config(config.workdir), config.to_json()
     # Version 0.1.0 did not write the student's name.
     stored["model"] = config_to_json(_student_config(config.workdir, stored))
@@ -273,24 +288,35 @@ def load_student(workdir: Path, step: int | Literal["best", "latest"] = "best") 
         raise InputError(f'"{workdir}" has no checkpoints yet.')
     if step not in ("best", "latest", *steps):
         raise InputError(f'"{workdir}" has no checkpoint of step {step}, only of {steps}.')
-    given = isinstance(step, int)
-    choice = [step] if given else steps[::-1]
+    choice = [step] if isinstance(step, int) else steps[::-1]
     damage = {one: find_damage(folder / str(one), "student/") for one in choice}
+    intact = [one for one in choice if not damage[one]]
     if step == "best" and fields.get("loss") == "L1":
-        choice = best_first(folder, [one for one in choice if not damage[one]])
-    for one in choice:
-        model = nnx.eval_shape(lambda: build_student(config, rngs=nnx.Rngs(0)))
-        if not damage[one]:
-            try:
-                restore_student(folder / str(one), model)
-                return model
-            except Exception as error:  # whatever a damaged file leads to
-                damage[one] = one_line(error)
-        print(f"warning: checkpoint {one} is damaged: {damage[one]}", file=sys.stderr)
+        intact = best_first(folder, intact)
+    model = nnx.eval_shape(lambda: build_student(config, rngs=nnx.Rngs(0)))
+    for one in intact:
+        try:
+            restore_student(folder / str(one), model)
+        except Exception as error:  # whatever a damaged file leads to
+            damage[one] = one_line(error)
+        else:
+            _warn_of(damage)
+            return model
     raise InputError(
         f'checkpoint {choice[0]} of "{workdir}" cannot be read: {damage[choice[0]]}; it has '
         f"checkpoints of the steps {steps}."
     )
+
+
+def _warn_of(damage: Mapping[int, str]) -> None:
+    for step, reason in damage.items():
+        if reason:
+            print(f"warning: checkpoint {step} is damaged: {reason}", file=sys.stderr)
+
+
+def load_metrics(workdir: Path, step: int) -> dict[str, float]:
+    """The figures of the validation at a checkpoint."""
+    return read_json(workdir / CHECKPOINTS / str(step) / METRICS)
 
 
 def best_first(folder: Path, steps: Sequence[int]) -> list[int]:

@@ -11,6 +11,9 @@ from triplets.reading import read_json
 CHECKSUMS = "sha256.json"
 """File in the folder of a checkpoint: the sha256 of every other file, by its path in the folder."""
 
+BEST_METRIC = "mse"
+"""Validation metric whose smallest value marks the best checkpoint."""
+
 METRICS = "metrics/metrics"
 """File in the folder of a checkpoint: figures of the validation, as JSON."""
 
@@ -46,7 +49,7 @@ def find_damage(checkpoint: Path, item: str = "") -> str:
             default all.
     """
     try:
-        if not isinstance(read_json(checkpoint / METRICS).get("mse"), int | float):
+        if not isinstance(read_json(checkpoint / METRICS).get(BEST_METRIC), int | float):
             return f"{METRICS} lacks the validation error"
         recorded = read_json(checkpoint / CHECKSUMS) if has_checksums(checkpoint) else {}
         files = dict(_files(checkpoint))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,13 +44,9 @@ class Folder:
     def __init__(self, workdir: Path, start_step: int):
         self._workdir = workdir
         path = workdir / "metrics.jsonl"
-        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        records = read_records(path) if path.exists() else []
         with atomic_write(path) as file:
-            file.writelines(
-                line  # a kill may have left a part of the last one
-                for line in lines
-                if line.endswith(b"\n") and json.loads(line)["step"] <= start_step
-            )
+            file.writelines(line for line, record in records if record["step"] <= start_step)
         self._lines = path.open("a")
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
@@ -65,6 +62,35 @@ class Folder:
     def close(self) -> None:
         """Close the file."""
         self._lines.close()
+
+
+def read_records(path: Path) -> list[tuple[bytes, dict]]:
+    """The lines of metrics.jsonl, and what they hold; a damaged one is left out with a warning.
+
+    The last one may be a part, which a kill left, and is left out in silence.
+    """
+    records = []
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+        try:
+            record = json.loads(line)
+            if not isinstance(record["step"], int):
+                raise TypeError
+        except (ValueError, TypeError, KeyError, RecursionError):
+            if line.endswith(b"\n"):
+                print(f"warning: line {number} of {path} is damaged: left out", file=sys.stderr)
+        else:
+            if line.endswith(b"\n"):
+                records.append((line, record))
+    return records
+
+
+def last_terms(workdir: Path, step: int) -> dict[str, float]:
+    """The figures of the training at a step; none if they were not written at that step."""
+    for _, record in read_records(workdir / "metrics.jsonl"):
+        if record["step"] == step and "learning_rate" in record:
+            others = ("step", "learning_rate", "images_per_s", "mfu")
+            return {name: value for name, value in record.items() if name not in others}
+    return {}
 
 
 class TensorBoard:

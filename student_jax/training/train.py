@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +21,19 @@ from student_jax.training.checkpoint import (
     BEST_METRIC,
     Checkpoints,
     check_config,
+    load_metrics,
     save_config,
     set_aside_damaged,
 )
 from student_jax.training.config import TrainConfig
 from student_jax.training.data import check_crops, load_sources, training_batches
-from student_jax.training.metrics import Folder, MetricWriters, TensorBoard, WeightsAndBiases
+from student_jax.training.metrics import (
+    Folder,
+    MetricWriters,
+    TensorBoard,
+    WeightsAndBiases,
+    last_terms,
+)
 from student_jax.training.objective import LOSSES, load_features, make_objective
 from student_jax.training.progress import Progress, TrainingError, peak_flops
 from student_jax.training.train_state import (
@@ -48,6 +56,11 @@ def train(config: TrainConfig) -> None:
         InputError: data, workdir or weights that cannot be used.
         TrainingError: a figure is no longer a number; the last good checkpoint is kept.
     """
+    with termination_flag() as terminated:
+        _train(config, terminated)
+
+
+def _train(config: TrainConfig, terminated: Callable[[], bool]) -> None:
     # Processes and devices
     enable_compilation_cache()
     sharding.start_processes(config.coordinator, config.num_processes, config.process_id)
@@ -161,14 +174,16 @@ def train(config: TrainConfig) -> None:
         if first_process and not (config.workdir / "config.json").exists():
             save_config(config.workdir, config, made_from)
         schedule = learning_rate_schedule(config)
-        metrics, stopped = {}, False
+        metrics, step = {}, start
+        # A signal during what comes before the first step.
+        stopped = sharding.any_process(terminated())
         with (
             MetricWriters(writers) as writer,
-            termination_flag() as terminated,
             Progress(config, start, writer, schedule, flops, peak, first_process) as progress,
         ):
             try:
-                for step in range(start + 1, config.steps + 1):
+                while not stopped and step < config.steps:
+                    step += 1
                     batch = next(batches)
                     records = batch.pop("record").tolist()
                     batch = sharding.shard_batch(batch, mesh)
@@ -184,15 +199,14 @@ def train(config: TrainConfig) -> None:
                             metrics, samples = validate_fn(state)
                             if not math.isfinite(metrics[BEST_METRIC]):
                                 raise TrainingError(f"step {step} left no finite prediction.")
-                            checkpoints.save(state, metrics)
+                            # The figures first: a resumed run drops what is past its checkpoint.
                             writer.scalars(step, _named("validation_{}", metrics))
                             writer.picture(step, "validation", samples)
+                            checkpoints.save(state, metrics)
                     elif stopped:
                         progress.settle()
                         # Whoever sends signals does not wait for a validation: never the best.
                         checkpoints.save(state, {BEST_METRIC: math.inf})
-                    if stopped:
-                        break
             except TrainingError as error:
                 last = (checkpoints.steps() or ["none"])[-1]
                 raise TrainingError(
@@ -203,26 +217,37 @@ def train(config: TrainConfig) -> None:
     # Summary
     if not first_process:
         return
-    if start == config.steps:
-        print(f'the run in "{config.workdir}" has its {start} steps already')
-    elif stopped and step < config.steps:
+    if stopped and step < config.steps:
         print(f"stopped by a signal after step {step} of {config.steps}; --resume continues")
-    else:
-        summary = {
-            "steps": step,
-            "images_per_s": progress.images_per_s,
-            **_named("training_{}", progress.terms),
-            **_named("validation_{}", metrics),
-            "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-            "processes": jax.process_count(),
-            "libraries": library_versions(),
-        }
-        write_json(config.workdir / "summary.json", summary)
+        return
+    path = config.workdir / "summary.json"
+    if start < config.steps:
+        write_json(path, _summary(step, progress.images_per_s, progress.terms, metrics))
         print(
             f"trained {step} steps at {progress.images_per_s or 0:.1f} images/s, "
             f"{metrics['psnr']:.2f} dB to the teacher on {count} validation triplets; "
             f'see "{config.workdir}"'
         )
+        return
+    if not path.exists():  # the run was killed after its last checkpoint
+        metrics = load_metrics(config.workdir, start)
+        write_json(path, _summary(start, None, last_terms(config.workdir, start), metrics))
+    print(f'the run in "{config.workdir}" has its {start} steps already')
+
+
+def _summary(
+    step: int, images_per_s: float | None, terms: dict[str, float], metrics: dict[str, float]
+) -> dict[str, Any]:
+    """What summary.json holds."""
+    return {
+        "steps": step,
+        "images_per_s": images_per_s,
+        **_named("training_{}", terms),
+        **_named("validation_{}", metrics),
+        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "processes": jax.process_count(),
+        "libraries": library_versions(),
+    }
 
 
 def _named(pattern: str, values: dict[str, float]) -> dict[str, float]:

@@ -113,7 +113,7 @@ def test_what_a_run_leaves(finished):
 
 def damaged_copy(config, workdir, name, kind):
     """A copy of a run with damage to one file of its latest checkpoint."""
-    shutil.copytree(config.workdir, workdir)
+    copy = copy_of(config, workdir)
     (file,) = [*(workdir / "checkpoints" / "12").glob(name)][:1]
     encoded = bytearray(file.read_bytes())
     if kind == "flip":
@@ -124,7 +124,7 @@ def damaged_copy(config, workdir, name, kind):
         file.unlink()
     else:
         file.write_bytes(encoded)
-    return dataclasses.replace(config, workdir=workdir, resume=True)
+    return copy
 
 
 FILES = [
@@ -184,6 +184,51 @@ def test_a_run_whose_checkpoints_are_all_damaged(finished, tmp_path):
     with pytest.raises(InputError, match=r"all checkpoints of .*run\" are damaged"):
         train(config)
     assert not (config.workdir / "damaged").exists()
+
+
+def copy_of(config, workdir):
+    shutil.copytree(config.workdir, workdir)
+    return dataclasses.replace(config, workdir=workdir, resume=True)
+
+
+def test_a_run_killed_before_its_summary_gets_one(finished, tmp_path):
+    """And a damaged line of the figures does not keep it from that."""
+    config = copy_of(finished, tmp_path / "run")
+    path = config.workdir / "summary.json"
+    expected = json.loads(path.read_text()) | {"images_per_s": None}
+    path.unlink()
+    with (config.workdir / "metrics.jsonl").open("a") as file:
+        file.write('{"step": \n[]\n{"step"')
+    train(config)
+    assert json.loads(path.read_text()) == expected
+    assert lines(config) == lines(finished)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "{"])
+def test_a_damaged_configuration_can_be_moved_away(finished, tmp_path, text, capsys):
+    config = copy_of(finished, tmp_path / "run")
+    path = config.workdir / "config.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"config\.json.*if it is damaged, move it away"):
+        train(config)
+    path.unlink()
+    with pytest.raises(InputError, match="holds a run already: give --resume"):
+        train(dataclasses.replace(config, resume=False))
+    if text == "{}":
+        other = dataclasses.replace(config, model=dataclasses.replace(config.model, mlp_dim=8))
+        with pytest.raises(InputError, match=r"checkpoint 12 in .* does not fit these settings"):
+            train(other)
+        train(config)
+        assert "has its 12 steps already" in capsys.readouterr().out
+
+
+def test_a_signal_before_the_first_step(train_config, monkeypatch, capsys):
+    def send(config):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("student_jax.training.train.check_config", send)
+    train(train_config)
+    assert "stopped by a signal after step 0 of 12; --resume" in capsys.readouterr().out
 
 
 def test_latest_and_best_checkpoints_are_kept(finished):

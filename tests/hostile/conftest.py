@@ -1,0 +1,37 @@
+"""The hostile day: attempts with damaged files, and the table of what became of them.
+
+    HOSTILE_SCALE=1 python -m pytest -m slow tests/hostile
+
+HOSTILE_SCALE multiplies the numbers of cases, HOSTILE_SEED (0) decides them. The table comes at the
+end of pytest's output.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+from attacks import COLUMNS, Attack
+
+ATTACKS: list[Attack] = []
+
+
+@pytest.fixture
+def attack(request) -> Attack:
+    """The attempts of a test, under its name."""
+    ATTACKS.append(Attack(request.node.name.removeprefix("test_").replace("_", " ")))
+    return ATTACKS[-1]
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Print the table."""
+    if ATTACKS:
+        terminalreporter.section("the hostile day")
+        for line in _table():
+            terminalreporter.write_line(line)
+
+
+def _table() -> Iterator[str]:
+    yield f"| attack | {' | '.join(COLUMNS)} | s | peak MiB |"
+    yield f"| --- |{' ---: |' * (len(COLUMNS) + 2)}"
+    for attack in ATTACKS:
+        counts = " | ".join(str(attack.counts[column]) for column in COLUMNS)
+        yield f"| {attack.name} | {counts} | {attack.seconds:.0f} | {attack.peak_mib} |"
