@@ -6,10 +6,14 @@ HOSTILE_SCALE multiplies the numbers of cases, HOSTILE_SEED (0) decides them. Th
 end of pytest's output.
 """
 
+import os
 from collections.abc import Iterator
 
 import pytest
 from attacks import COLUMNS, Attack
+
+# Read when JAX starts: these programs take far longer to compile than to run.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 
 ATTACKS: list[Attack] = []
 
