@@ -86,11 +86,13 @@ def load_image_tower(name_or_path: str) -> ImageTower:
             dtype=torch.float32,
             local_files_only=local,
             use_safetensors=True,
+            # Both are told below, in a sentence.
+            ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"{asked} cannot be loaded ({one_line(error)}); {wanted}.") from error
-    if loaded["missing_keys"]:
+    if loaded["missing_keys"] or loaded["mismatched_keys"]:
         raise InputError(f"{asked} holds no image tower of CLIP; {wanted}.")
     return ImageTower(model)
 

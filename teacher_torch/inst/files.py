@@ -1,6 +1,7 @@
 """Reading learned embeddings: the authors' embeddings.pt, and files of textual inversion."""
 
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,9 @@ def load_embedding(path: Path, width: int) -> InversionModule | Float[Tensor, " 
         if path.suffix == ".safetensors":
             content = load_file(path)
         else:
-            with torch.serialization.safe_globals(_SAFE):
+            # Of an uncommon pickle it warns, and then fails, which is enough.
+            with torch.serialization.safe_globals(_SAFE), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         reason = one_line(error)
