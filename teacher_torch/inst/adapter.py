@@ -86,9 +86,8 @@ class InSTTeacher(Teacher):
 
     def settings(self) -> dict[str, Any]:
         """The method's settings, and hashes of all weights and of embeddings that are given."""
-        settings = asdict(self.config)
-        for place in ("clip", "embeddings"):  # what they hold counts, not where they lie
-            del settings[place]
+        places = ("clip", "embeddings")  # what they hold counts, not where they lie
+        settings = {k: v for k, v in asdict(self.config).items() if k not in places}
         hashes = {"weights_sha256": self.components.weights_sha256()}
         if self._towers_sha256 is not None:
             hashes["towers_sha256"] = self._towers_sha256

@@ -40,6 +40,9 @@ class InSTConfig:
     """Optimiser steps per style."""
     batch: int = 1
     """Noises per style and step."""
+    draws: int | None = None
+    """Steps after which a style's noises come again; by default never, as published. A few noises
+    are learned in few steps, at the price of others."""
     learning_rate: float = 1e-4
     """Of AdamW."""
     weight_decay: float = 0.01
@@ -64,6 +67,8 @@ class InSTConfig:
         for name in ("training_steps", "batch", "together"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; expected at least 1.")
+        if self.draws is not None and self.draws < 1:
+            raise InputError(f"draws is {self.draws}; expected at least 1, or None.")
         if not 0 < self.learning_rate < math.inf:
             raise InputError(f"learning_rate is {self.learning_rate}; expected more than 0.")
         if not 0 <= self.weight_decay < math.inf:
@@ -102,9 +107,10 @@ class InSTConfig:
         """Without a text encoder, at the mini model's scale: no published setting."""
         return cls(
             learned="direct",
-            training_steps=50,
-            batch=4,
-            learning_rate=0.1,
+            training_steps=24,
+            batch=8,
+            draws=1,
+            learning_rate=0.3,
             weight_decay=0.0,
             num_steps=10,
             guidance=3.0,

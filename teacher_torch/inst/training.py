@@ -121,13 +121,16 @@ class Training:
         keys: Sequence[Key],
     ) -> None:
         """One optimiser step of all styles."""
-        batch = self.config.batch
-        generators = [key.generator("step", step) for key in keys]
+        batch, draws = self.config.batch, self.config.draws
+        draw = step if draws is None else step % draws
+        generators = [key.generator("step", draw) for key in keys]
         mirrored, timesteps, clean, noise = [], [], [], []
         for generator, posterior in zip(generators, latents, strict=True):
             mirror = bool(torch.rand(1, generator=generator) < 0.5)
             mirrored.append(mirror)
-            timesteps += torch.randint(TIMESTEPS, (batch,), generator=generator).tolist()
+            # Of equal shares of the schedule one from each: of a batch of one, from all.
+            shares = torch.arange(batch) + torch.rand(batch, generator=generator)
+            timesteps += (shares * TIMESTEPS / batch).long().clamp(max=TIMESTEPS - 1).tolist()
             mean, std = (x[int(mirror)] for x in posterior)
             drawn, own = torch.randn((2, batch, *mean.shape), generator=generator).to(mean.device)
             clean.append(mean + std * drawn)

@@ -21,7 +21,7 @@ from teacher_torch.inst.adapter import open_inst
 from teacher_torch.inst.clip import released_input
 from teacher_torch.inst.files import load_embedding
 from teacher_torch.inst.training import Training
-from teacher_torch.latent_diffusion import encode
+from teacher_torch.latent_diffusion import encode, load_components
 from teacher_torch.pixels import to_model_range
 from teacher_torch.teacher import Key, Prepared, Runtime
 from triplets import InputError, TripletDataset, write_image
@@ -187,6 +187,40 @@ def test_grouped_modules_are_separate_modules(module_model, clip):
     assert grouped["condition"].shape == (2, 77, WIDTH)
 
 
+def draws_of(components, settings, key):
+    """Noises and timesteps of each step of a training."""
+    seen = []
+    teacher = InSTTeacher(components, settings)
+
+    def losses(clean, noise, timesteps, conditions):
+        seen.append((noise, timesteps))
+        return conditions.square().sum((1, 2))
+
+    teacher._training.losses = losses
+    teacher.prepare("style", random_images(1), [key])
+    return seen
+
+
+def test_draws_of_a_training(components):
+    """They are a style's own, one timestep from each share of the schedule, repeated if so set."""
+    settings = replace(DIRECT, batch=4, training_steps=5)
+    key = Key(0, style="a")
+    ever_new = draws_of(components, settings, key)
+    for noise, timesteps in ever_new:
+        assert [t // 250 for t in timesteps] == [0, 1, 2, 3]
+        assert len(noise) == 4
+    assert len({tuple(timesteps) for _, timesteps in ever_new}) == 5
+    repeated = draws_of(components, replace(settings, draws=2), key)
+    for step, (noise, timesteps) in enumerate(repeated):
+        assert timesteps == ever_new[step % 2][1]
+        assert torch.equal(noise, ever_new[step % 2][0])
+    others = draws_of(components, settings, Key(0, style="b"))
+    assert not torch.equal(others[0][0], ever_new[0][0])
+    single = draws_of(components, replace(settings, batch=1, training_steps=200), key)
+    timesteps = [t for _, (t,) in single]
+    assert min(timesteps) < 50 and max(timesteps) > 950 and 400 < np.mean(timesteps) < 600
+
+
 def test_training_lowers_the_loss(components):
     """On the noises of other steps, which it has not seen."""
     settings = replace(DIRECT, training_steps=40, batch=4, learning_rate=0.05)
@@ -284,6 +318,21 @@ def test_memory_counts_gradients_and_the_text_encoder(components, module_model, 
     live = 4 * (2 * 512 * 8 + 8 + 8 * 9)
     assert module.step == 2 * (4 * live + 15 * 77 * 8 * 4)
     assert direct.step == 2 * 4 * 4 * 3 * 8
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_networks_of_half_precision(dtype, model_folder):
+    """Gradients are scaled, and what is learned and the latents stay float32."""
+    teacher = InSTTeacher(load_components(str(model_folder), dtype=dtype), DIRECT)
+    content, style = (
+        teacher.prepare(role, random_images(1), [Key(0, **{role: "a"})])
+        for role in ("content", "style")
+    )
+    assert style.tensors["condition"].dtype == content.tensors["latents"].dtype == torch.float32
+    null = teacher.components.null_text_embedding.float()
+    assert (style.tensors["condition"] - null).abs().min() > 1e-3
+    picture = next(teacher.stylise(content, style, torch.zeros(1, 2).long(), []))
+    assert picture.isfinite().all() and picture.dtype == torch.float32
 
 
 def test_gradients_that_overflow_end_the_dump(components):
@@ -440,6 +489,7 @@ def test_textual_inversions(tmp_path):
         ({"training_steps": 0}, "training_steps is 0; expected at least 1"),
         ({"batch": 0}, "batch is 0"),
         ({"together": 0}, "together is 0"),
+        ({"draws": 0}, "draws is 0; expected at least 1, or None"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0"),
         ({"weight_decay": -1.0}, "weight_decay is -1.0"),
         ({"learned": "direct", "embeddings": Path("x")}, "which reads no embeddings"),
