@@ -64,7 +64,7 @@ def load_embedding(path: Path, width: int) -> InversionModule | Float[Tensor, " 
             "inversion."
         ) from error
     if not isinstance(content, dict):
-        raise InputError(_refusal(path, f"a {type(content).__name__}", width))
+        raise _refusal(path, f"a {type(content).__name__}", width)
     if "attention" in content:
         return _read_module(path, content["attention"], width)
     return _read_vector(path, content.get("string_to_param", content), width)
@@ -72,12 +72,12 @@ def load_embedding(path: Path, width: int) -> InversionModule | Float[Tensor, " 
 
 def _read_module(path: Path, attention: Any, width: int) -> InversionModule:
     if not isinstance(attention, _Attentions):
-        raise InputError(_refusal(path, f"a {type(attention).__name__}", width))
+        raise _refusal(path, f"a {type(attention).__name__}", width)
     module = InversionModule(width)
     try:
         module.load_state_dict(attention.state_dict())
     except (RuntimeError, AttributeError, TypeError) as error:
-        raise InputError(_refusal(path, "an inversion module of other tensors", width)) from error
+        raise _refusal(path, "an inversion module of other tensors", width) from error
     return module.eval().requires_grad_(False)
 
 
@@ -86,12 +86,12 @@ def _read_vector(path: Path, content: Any, width: int) -> Float[Tensor, " d"]:
     vectors = [value for value in values if isinstance(value, Tensor)]
     shapes = " and ".join(str(list(vector.shape)) for vector in vectors[:3]) or "no tensors"
     if len(vectors) != 1 or vectors[0].numel() != width or vectors[0].shape[-1] != width:
-        raise InputError(_refusal(path, shapes, width))
+        raise _refusal(path, shapes, width)
     return vectors[0].detach().float().flatten()
 
 
-def _refusal(path: Path, found: str, width: int) -> str:
-    return (
+def _refusal(path: Path, found: str, width: int) -> InputError:
+    return InputError(
         f"{path} holds {found}; expected InST's embeddings.pt or one vector of {width} numbers of "
         "textual inversion."
     )
