@@ -133,8 +133,9 @@ def main(config: BenchmarkConfig) -> None:
     first = next(iter(learned.values()))
     moved = (first - benchmark.components.null_text_embedding.float().cpu()).abs().mean()
     apart = max((other - first).abs().mean() for other in learned.values())
-    # Adam makes a whole step of a gradient that is rounding alone; few of them are.
-    if not apart < 0.05 * moved:
+    # Adam makes a whole step of a gradient that is rounding alone; those of another style or of
+    # other noises would be as far apart as they have moved.
+    if not apart < 0.25 * moved:
         raise SystemExit(f"the ways disagree by {apart / moved:.0%} of what is learned")
 
     print(
