@@ -1,6 +1,6 @@
 """The teachers, in PyTorch on diffusers. Each method is a package, which registers itself here."""
 
-from teacher_torch import attention_distillation
+from teacher_torch import attention_distillation, inst
 from teacher_torch.styleid import Inversion, StyleID, StyleIDConfig
 from teacher_torch.teacher import TEACHERS, Teacher, register_teacher
 
@@ -11,5 +11,6 @@ __all__ = [
     "StyleIDConfig",
     "Teacher",
     "attention_distillation",
+    "inst",
     "register_teacher",
 ]

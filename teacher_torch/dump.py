@@ -193,6 +193,7 @@ def dump(config: DumpConfig) -> None:
     if rank == 0:
         for name, reason in skipped:
             print(f"skipped {name}: {reason}", file=sys.stderr)
+    teacher.check_ids(contents.ids, styles.ids)
 
     # Plan
     tile = choose_tile(config.tile, teacher, len(contents), len(styles))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import diffusers
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -37,13 +37,18 @@ class Components(NamedTuple):
         return self.unet.config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     def weights_sha256(self) -> str:
-        """Identifies the weights: a hash over names and values of the UNet and the autoencoder."""
-        digest = hashlib.sha256()
-        for module in (self.unet, self.vae):
-            for name, value in sorted(module.state_dict().items()):
-                digest.update(name.encode())
-                digest.update(value.cpu().flatten().view(torch.uint8).numpy())
-        return digest.hexdigest()
+        """Identifies the weights of the UNet and the autoencoder."""
+        return weights_sha256(self.unet, self.vae)
+
+
+def weights_sha256(*modules: nn.Module) -> str:
+    """Identifies weights: a hash over their names and values."""
+    digest = hashlib.sha256()
+    for module in modules:
+        for name, value in sorted(module.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.cpu().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def load_components(
@@ -82,6 +87,32 @@ def load_components(
     return components._replace(null_text_embedding=null_text)
 
 
+class Posterior(NamedTuple):
+    """What an autoencoder makes of pictures: normal distributions of scaled latents, float32."""
+
+    mean: Float[Tensor, "b c h w"]
+    std: Float[Tensor, "b c h w"]
+
+
+@torch.inference_mode()
+def encode(vae: AutoencoderKL, images: Float[Tensor, "b 3 h w"]) -> Posterior:
+    """Pictures in [-1, 1] -> the distributions of their scaled latents."""
+    images = images.to(vae.device, vae.dtype)
+    # One at a time: a picture takes the autoencoder more memory than a row takes the UNet, and
+    # larger batches are no faster.
+    rows = [vae.encode(x).latent_dist for x in images.split(1)]
+    scale = vae.config.scaling_factor
+    mean, std = (torch.cat([getattr(row, name) for row in rows]) for name in ("mean", "std"))
+    return Posterior(mean.float() * scale, std.float() * scale)
+
+
+@torch.inference_mode()
+def decode(vae: AutoencoderKL, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 h8 w8"]:
+    """Scaled latents -> float32 pictures in about [-1, 1], not clipped; one at a time, too."""
+    latents = (latents / vae.config.scaling_factor).to(vae.dtype)
+    return torch.cat([vae.decode(z).sample.float() for z in latents.split(1)])
+
+
 def _overflows_in_float16(vae: AutoencoderKL) -> bool:
     # The default of `force_upcast` is True, also for models that are older than it and fit.
     by_default = vae.config.get("_use_default_values") or ()
@@ -94,9 +125,8 @@ class TextEncoder(NamedTuple):
     tokenizer: "CLIPTokenizer"
     encoder: "CLIPTextModel"
 
-    @torch.inference_mode()
-    def __call__(self, texts: Sequence[str]) -> Float[Tensor, "b n d"]:
-        """Last hidden states of the texts, each padded to the longest that the encoder takes."""
+    def tokenise(self, texts: Sequence[str]) -> Int[Tensor, "b n"]:
+        """Ids of the texts' tokens, each text padded to the longest that the encoder takes."""
         tokens = self.tokenizer(
             list(texts),
             padding="max_length",
@@ -104,7 +134,18 @@ class TextEncoder(NamedTuple):
             truncation=True,
             return_tensors="pt",
         )
-        return self.encoder(tokens.input_ids.to(self.encoder.device))[0]
+        return tokens.input_ids.to(self.encoder.device)
+
+    @torch.inference_mode()
+    def __call__(self, texts: Sequence[str]) -> Float[Tensor, "b n d"]:
+        """Last hidden states of the texts."""
+        return self.encoder(self.tokenise(texts))[0]
+
+
+def has_text_encoder(name_or_path: str) -> bool:
+    """Whether a model has a text encoder; of one on the hub it is supposed."""
+    folder = MINI if name_or_path == "mini" else Path(name_or_path)
+    return not folder.is_dir() or (folder / "text_encoder").is_dir()
 
 
 def load_text_encoder(
@@ -116,10 +157,10 @@ def load_text_encoder(
         InputError: no such folder or model, one without a text encoder, or the hub cannot be
             reached.
     """
-    transformers = _quiet_transformers()
+    transformers = quiet_transformers()
     path = str(MINI) if name_or_path == "mini" else name_or_path
     local = Path(path).is_dir()
-    if local and not (Path(path) / "text_encoder").is_dir():
+    if not has_text_encoder(name_or_path):
         raise InputError(f'--model "{name_or_path}" has no text encoder.')
 
     def load(variant: str | None) -> TextEncoder:
@@ -157,7 +198,7 @@ def _load_folder(folder: Path, dtype: torch.dtype, null_text: Tensor | None) -> 
 
 
 def _load_pipeline(name_or_path: str, dtype: torch.dtype, null_text: Tensor | None) -> Components:
-    _quiet_transformers()
+    quiet_transformers()
     from diffusers import StableDiffusionPipeline
 
     def load(variant: str | None) -> StableDiffusionPipeline:
@@ -181,7 +222,7 @@ def _load_pipeline(name_or_path: str, dtype: torch.dtype, null_text: Tensor | No
     return Components(pipeline.unet, pipeline.vae, scheduler, null_text)
 
 
-def _quiet_transformers():
+def quiet_transformers():
     """The library, without its comments."""
     import transformers
 

@@ -5,11 +5,13 @@ What a teacher learns of a style is published in the dataset like a shard, with 
     prepared/style-00003/       one group of pictures
         tensors.safetensors     what `Teacher.prepare` made of them
         prepared.json           ids of the pictures, sha256 of the other file
+    prepared/.style-00004.unfinished/       state of a group in the making, if the teacher keeps any
 """
 
 import contextlib
 import functools
 import hashlib
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -89,7 +91,8 @@ class PreparedPictures:
             [self._groups[group][member] for group, member in zip(groups, members, strict=True)]
         )
 
-    def _make(self, group: int) -> Prepared:
+    def _make(self, group: int, unfinished: Path | None = None) -> Prepared:
+        self._teacher.unfinished = unfinished
         rows = self._group_rows(group)
         keys = [Key(self._seed, **{self._role: name}) for name in self._ids(group)]
         images = to_model_range(self._pictures.images[rows])
@@ -101,8 +104,9 @@ class PreparedPictures:
         if not self._store.holds(name):
             with self._store.lock(name):
                 if not self._store.holds(name):  # nobody has made it while this process waited
-                    made = self._make(group)
+                    made = self._make(group, self._store.unfinished(name))
                     self._store.publish(name, ids, made)
+                    self._store.clear(name)
                     return made
         if group in self._to_make:
             self._teacher.after_call(self._work(group))  # another rank has done it
@@ -138,6 +142,20 @@ class PreparedStore:
         """Whether that group is there, whole."""
         return self._path(name).is_dir()
 
+    def unfinished(self, name: str) -> Path:
+        """A folder for the state of a group in the making; it stays there until `clear`.
+
+        Raises:
+            OSError: the disk is full and so on.
+        """
+        path = self._unfinished_path(name)
+        path.mkdir(exist_ok=True)
+        return path
+
+    def clear(self, name: str) -> None:
+        """Remove the state of a group that is there."""
+        shutil.rmtree(self._unfinished_path(name), ignore_errors=True)
+
     def publish(self, name: str, ids: Sequence[str], prepared: Prepared) -> None:
         """Write a group under its name, whole or not at all.
 
@@ -157,7 +175,9 @@ class PreparedStore:
             DatasetError: it is damaged, or of other pictures.
         """
         path = self._path(name)
-        self._lock_path(name).unlink(missing_ok=True)  # left by a kill right after publishing
+        # Left by a kill right after publishing
+        self._lock_path(name).unlink(missing_ok=True)
+        self.clear(name)
         description = load_json(path / DESCRIPTION)
         try:
             intact = description.get("sha256") == _file_sha256(path / TENSORS)
@@ -191,6 +211,9 @@ class PreparedStore:
 
     def _path(self, name: str) -> Path:
         return self._writer.root / FOLDER / name
+
+    def _unfinished_path(self, name: str) -> Path:
+        return self._path(f".{name}.unfinished")
 
     def _lock_path(self, name: str) -> Path:
         return self._path(f".{name}.lock")

@@ -130,6 +130,9 @@ class Teacher(Protocol):
     persistent: tuple[Role, ...] = ()
     """Roles whose preparation takes long, or differs in its last bits each time, as trainings do:
     it is kept on disk, so that it is done once whatever is killed and however many ranks work."""
+    unfinished: Path | None = None
+    """Folder for the state of a preparation that goes on after a kill. For each group of a
+    persistent role the dump sets one of its own, and removes it when the group is published."""
     after_call: Callable[[int], None] = staticmethod(_ignore)
     """To be called with the number of rows after each UNet call; the dump sets it."""
 
@@ -141,6 +144,14 @@ class Teacher(Protocol):
     def arrays(self) -> dict[str, np.ndarray]:
         """Arrays to keep with the dataset; a later start gets them back from `Runtime.stored`."""
         return {}
+
+    def check_ids(self, contents: Sequence[str], styles: Sequence[str]) -> None:
+        """Refuse pictures that the teacher has no use for, by their ids, before any work.
+
+        Raises:
+            InputError: one that lacks what its style was to come from, and so on.
+        """
+        return
 
     def group(self, role: Role) -> int:
         """How many pictures of a role are prepared together."""

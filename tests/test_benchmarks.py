@@ -29,6 +29,10 @@ RUNS = {
         "--sizes 64 --students mini --repeats 1 --folder 2 --folder-sizes 64",
         r"(?s)\| 64 \| mini \| \d+\.\d\d \(.*\| 64 \| mini \| \d+\.\d \| \d+\.\d \|",
     ),
+    "inst_training": (
+        "--size 64 --styles 2 --steps 1 --repeats 1",
+        r"\| 2 styles together \| \d+\.\d\d \| \d+\.\d{3} \| 1\.00 \|",
+    ),
     "large_pictures": (
         "--sizes 64 --max-memory 1",
         r"\| 64 \| 1 \| .* \| \d+ \| -?\d+ \| \d+\.\d \(\d+\.\d\) \|",

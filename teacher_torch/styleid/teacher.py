@@ -9,6 +9,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from teacher_torch.latent_diffusion import decode, encode
 from teacher_torch.styleid.attention import Rows, StyleInjection, cut, plan_calls
 from teacher_torch.styleid.config import StyleIDConfig
 from teacher_torch.styleid.ddim import DDIMSchedule, adain
@@ -86,22 +87,13 @@ class StyleID:
             unet, self.config.injection_layers, self.config.gamma, self.config.temperature
         )
 
-    @torch.inference_mode()
     def encode(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h8 w8"]:
         """Pictures in [-1, 1] -> scaled float32 latents: the mode of the posterior."""
-        images = images.to(self.vae.device, self.vae.dtype)
-        latents = [self.vae.encode(x).latent_dist.mode() for x in images.split(1)]
-        return torch.cat(latents).float() * self.vae.config.scaling_factor
+        return encode(self.vae, images).mean
 
-    @torch.inference_mode()
     def decode(self, latents: Float[Tensor, "b c h8 w8"]) -> Float[Tensor, "b 3 h w"]:
-        """Scaled latents -> float32 pictures in about [-1, 1], not clipped.
-
-        One at a time: a picture takes the autoencoder more memory than a row takes the UNet, and
-        larger batches are no faster.
-        """
-        latents = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
-        return torch.cat([self.vae.decode(z).sample.float() for z in latents.split(1)])
+        """Scaled latents -> float32 pictures in about [-1, 1], not clipped."""
+        return decode(self.vae, latents)
 
     @torch.inference_mode()
     def invert(self, images: Float[Tensor, "b 3 h w"]) -> Inversion:

@@ -1,7 +1,15 @@
+import json
+
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from safetensors.torch import save_file
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from teacher_torch.latent_diffusion import load_components
 
@@ -45,3 +53,43 @@ def model_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def components(model_folder):
     return load_components(str(model_folder))
+
+
+@pytest.fixture(scope="session")
+def pipeline_folder(components, tmp_path_factory):
+    """A complete Stable Diffusion pipeline, tokenizer and text encoder included, saved locally."""
+    root = tmp_path_factory.mktemp("pipeline")
+    letters = [chr(c) for c in range(33, 127)]
+    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{c}</w>" for c in letters)]
+    (root / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    (root / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = CLIPTokenizer(
+        str(root / "vocab.json"), str(root / "merges.txt"), model_max_length=77
+    )
+    torch.manual_seed(0)
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(words),
+            hidden_size=8,
+            intermediate_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            bos_token_id=0,
+            eos_token_id=1,
+            pad_token_id=1,
+        )
+    )
+    pipeline = StableDiffusionPipeline(
+        vae=components.vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=components.unet,
+        scheduler=components.scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(root / "full")
+    pipeline.save_pretrained(root / "fp16", variant="fp16")
+    tokens = tokenizer("", padding="max_length", max_length=77, return_tensors="pt").input_ids
+    return root, text_encoder(tokens)[0].detach()

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from teacher_torch.devices import MemoryNeed
-from teacher_torch.prepared import PreparedPictures
+from teacher_torch.prepared import PreparedPictures, PreparedStore
 from teacher_torch.teacher import Key, Prepared, Teacher
-from triplets import ImageSet
+from triplets import ImageSet, TripletWriter
 
 
 class CountingTeacher(Teacher):
@@ -94,3 +94,50 @@ def test_what_no_later_shard_needs_is_dropped(pictures):
     cache.get(shards[0], 0)
     cache.get(shards[1], 1)
     assert list(cache._groups) == [1]
+
+
+class ResumingTeacher(CountingTeacher):
+    """Adds up its pictures one after the other, and keeps in a file how far it is."""
+
+    persistent = ("content",)
+
+    def __init__(self, fails_at=None):
+        super().__init__()
+        self.fails_at = fails_at
+
+    def prepare(self, role, images, keys):
+        state = self.unfinished / "done"
+        done = int(state.read_text()) if state.exists() else 0
+        for k in range(done, len(images)):
+            if k == self.fails_at:
+                raise KeyboardInterrupt
+            self.prepared.append(k)
+            state.write_text(str(k + 1))
+        return super().prepare(role, images, keys)
+
+
+def test_an_unfinished_group_goes_on(pictures, tmp_path):
+    """Its state is found again, never used as if prepared, and removed when the group is there."""
+    pairs = np.stack([np.arange(10), np.zeros(10, int)], axis=1)
+    styles = ImageSet(pictures.images[:1], ["style.png"], [(2, 2)])
+    writer = TripletWriter(
+        tmp_path / "out", contents=pictures, styles=styles, pairs=pairs, shard_size=10
+    )
+    store, rows = PreparedStore(writer), np.arange(10)
+
+    def get(teacher):
+        return PreparedPictures(teacher, "content", pictures, 7, rows, [rows], store).get(rows, 0)
+
+    with pytest.raises(KeyboardInterrupt):
+        get(broken := ResumingTeacher(fails_at=3))
+    assert broken.prepared == [0, 1, 2] and not store.holds("content-00000")
+    state = writer.root / "prepared" / ".content-00000.unfinished"
+    assert state.is_dir()
+    assert grey(get(continued := ResumingTeacher())) == rows.tolist()
+    assert continued.prepared[0] == 3
+    names = ["content-00000", "content-00001", "content-00002"]
+    assert sorted(path.name for path in (writer.root / "prepared").iterdir()) == names
+    # Killed after a group was published, before its state was removed.
+    state.mkdir()
+    get(ResumingTeacher(fails_at=0))
+    assert not state.exists()
