@@ -1,6 +1,6 @@
 """The teachers, in PyTorch on diffusers. Each method is a package, which registers itself here."""
 
-from teacher_torch import attention_distillation, zecon
+from teacher_torch import attention_distillation, style_diffusion, zecon
 from teacher_torch.styleid import Inversion, StyleID, StyleIDConfig
 from teacher_torch.teacher import TEACHERS, Teacher, register_teacher
 
@@ -12,5 +12,6 @@ __all__ = [
     "Teacher",
     "attention_distillation",
     "register_teacher",
+    "style_diffusion",
     "zecon",
 ]

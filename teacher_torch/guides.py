@@ -173,9 +173,10 @@ def load_clip_guide(
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
+        reason = one_line(error).partition(". ")[0]
         raise InputError(
-            f'cannot load CLIP from "{name_or_path}" ({one_line(error)}); give a folder that holds '
-            "it with --clip PATH, or take --guide vgg16, which is bundled."
+            f'cannot load CLIP from "{name_or_path}" ({reason}); give a folder that holds it with '
+            "--clip PATH, or take --guide vgg16, which is bundled."
         ) from error
     if report["missing_keys"]:
         raise InputError(f'--clip "{name_or_path}" lacks weights: {min(report["missing_keys"])}.')

@@ -130,6 +130,8 @@ class Teacher(Protocol):
     persistent: tuple[Role, ...] = ()
     """Roles whose preparation takes long, or differs in its last bits each time, as trainings do:
     it is kept on disk, so that it is done once whatever is killed and however many ranks work."""
+    keep_prepared: bool = True
+    """Whether it stays on disk when no pair needs it any more."""
     after_call: Callable[[int], None] = staticmethod(_ignore)
     """To be called with the number of rows after each UNet call; the dump sets it."""
 

@@ -108,16 +108,18 @@ class ZeConConfig:
 
     @classmethod
     def vgg_statistics(cls) -> "ZeConConfig":
-        """Runs offline on the mini model: VGG16 statistics of the style picture, 30 of 60 steps."""
+        """Runs offline on the mini model: VGG16 statistics of the style picture, 12 of 20 steps."""
         return cls(
             guide="vgg16",
+            num_steps=20,
+            skip=8,
             sampler="ddim",
-            patches=8,
-            patch_areas=(0.1, 0.4),
-            patch_px=96,
+            patches=4,
+            patch_areas=(0.05, 0.2),
+            patch_px=64,
             distortion=0.0,
-            global_patch_weight=3000.0,
-            directional_patch_weight=10000.0,
+            global_patch_weight=500.0,
+            directional_patch_weight=2000.0,
             zecon_weight=10.0,
             mse_weight=200.0,
             vgg_weight=0.0,
