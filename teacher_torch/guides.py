@@ -170,7 +170,7 @@ def load_clip_guide(
         tokenizer = None
         if texts:
             tokenizer = kinds[1].from_pretrained(name_or_path, local_files_only=local)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # of shapes
         if isinstance(error, InputError):
             raise
         reason = one_line(error).partition(". ")[0]

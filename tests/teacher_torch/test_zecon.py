@@ -322,7 +322,8 @@ def test_bad_input_before_any_work(pictures, model_folder, picture_model, clip_f
     other = tmp_path / "other.safetensors"
     save_file({"features.0.weight": torch.zeros(1)}, other)
     vision = tmp_path / "vision"
-    CLIPVisionModelWithProjection.from_pretrained(clip_folder).save_pretrained(vision)
+    of_pictures = CLIPModel.from_pretrained(clip_folder).config.vision_config
+    CLIPVisionModelWithProjection(of_pictures).save_pretrained(vision)
     good = config(pictures, model_folder, tmp_path / "out")
     for changes, words in (
         ({"method": replace(TINY, guide="clip_text", clip=str(tmp_path / "no"))}, "--clip"),
