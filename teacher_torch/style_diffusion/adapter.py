@@ -49,10 +49,11 @@ class StyleDiffusionTeacher(Teacher):
 
     def settings(self) -> dict[str, Any]:
         """The settings, what the method may be called, and the sha256 of what it learns from."""
-        config = asdict(self.config)
-        del config["keep_states"], config["tuning_contents"]
+        # Neither where pictures lie nor what is kept decides a pixel.
+        config = asdict(self.config).items()
+        decide = {k: v for k, v in config if k not in ("keep_states", "tuning_contents")}
         return {
-            "style_diffusion": config,
+            "style_diffusion": decide,
             "method": NAMES[self.config.guide],
             "weights_sha256": self.denoiser.weights_sha256(),
             "guide_sha256": self.guide.weights_sha256(),

@@ -98,15 +98,15 @@ class StyleDiffusionConfig:
 
     @classmethod
     def vgg_statistics(cls) -> "StyleDiffusionConfig":
-        """Runs offline on the mini model: VGG16 statistics, 300 Adam steps, larger ones."""
+        """Runs offline on the mini model: VGG16 statistics, 90 Adam steps, larger ones."""
         return cls(
             guide="vgg16",
-            forward_steps=20,
-            removal_steps=20,
-            rounds=2,
-            style_passes=20,
+            forward_steps=10,
+            removal_steps=10,
+            rounds=1,
+            style_passes=10,
             content_passes=5,
-            learning_rate=5e-5,
+            learning_rate=1e-4,
         )
 
     @classmethod

@@ -10,8 +10,9 @@ from diffusers import UNet2DModel
 from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
-from teacher_torch.denoisers import Prediction, open_denoiser
+from teacher_torch.denoisers import Denoiser, Prediction, open_denoiser
 from teacher_torch.dump import DumpConfig, dump, dump_config_type
+from teacher_torch.guides import Guide
 from teacher_torch.teacher import Key, Prepared, Runtime
 from teacher_torch.zecon import ZeCon, ZeConConfig
 from teacher_torch.zecon.adapter import KeyedDraws, open_zecon, prompt
@@ -183,15 +184,18 @@ def test_guidance_draws_towards_the_style(model_folder):
     assert losses[-1] < losses[0]
 
 
-class Constant:
+class Constant(Denoiser):
     """A model that predicts the same noise everywhere; levels fall from 0.9 to 0.1."""
 
-    native_size, side_multiple, learns_variance = 4, 1, False
+    native_size, side_multiple, learns_variance, feature_timestep = 4, 1, False, 0
     levels = tuple(np.linspace(0.9, 0.1, 1000).tolist())
     network = torch.nn.Linear(1, 1)
 
-    def timesteps(self, steps):
+    def _spaced(self, steps):
         return tuple(round(i * 999 / (steps - 1)) for i in range(steps))
+
+    def encode(self, images):
+        return images
 
     def decode(self, states):
         return states
@@ -200,6 +204,20 @@ class Constant:
         level = self.levels[timestep]
         noise = torch.full_like(states, 0.5)
         return Prediction(states / level**0.5 - (1 / level - 1) ** 0.5 * noise, noise, None)
+
+    def features(self, states, indices):
+        raise NotImplementedError
+
+    weights_sha256 = row_bytes = weights_bytes = features
+
+
+class Blind(Guide):
+    modules = ()
+
+    def embed(self, images):
+        raise NotImplementedError
+
+    picture_bytes = embed
 
 
 NO_LOSSES = {
@@ -212,6 +230,11 @@ class Ones:
     def noise(self, step, purpose, shape):
         return torch.ones(shape)
 
+    def patches(self, step, purpose, picture_px):
+        raise NotImplementedError
+
+    positions = patches
+
 
 def test_trap_the_inverted_latents_are_the_noise_of_a_second_noising():
     clean, inverted = torch.full((1, 3, 4, 4), 0.2), torch.full((1, 3, 4, 4), 0.7)
@@ -221,7 +244,7 @@ def test_trap_the_inverted_latents_are_the_noise_of_a_second_noising():
             settings = ZeConConfig(
                 num_steps=4, skip=2, sampler=sampler, inversion=inversion, **NO_LOSSES
             )
-            zecon = ZeCon(Constant(), None, settings)
+            zecon = ZeCon(Constant(), Blind(), settings)
             start = zecon.initial(Content(clean, inverted), Ones())
             starts[inversion, sampler] = float(start.mean())
     low, high = zecon.levels[1], zecon.levels[2]  # of the first step, and one above
@@ -233,7 +256,7 @@ def test_trap_the_inverted_latents_are_the_noise_of_a_second_noising():
 
 def test_trap_the_result_is_the_last_prediction_not_the_last_sample():
     settings = ZeConConfig(num_steps=4, skip=2, **(NO_LOSSES | {"mse_weight": 5.0}))
-    zecon = ZeCon(Constant(), None, settings)
+    zecon = ZeCon(Constant(), Blind(), settings)
     content = Content(torch.zeros(1, 3, 4, 4), torch.ones(1, 3, 4, 4))
     steps = {}
     final = zecon.sample(content, no_target(), Ones(), lambda i, s: steps.update({i: s}))
@@ -249,7 +272,7 @@ def no_target():
 def test_ddim_without_guidance_follows_the_inversion_back():
     """With noise that is the same everywhere, DDIM is exact, but for the start's odd level."""
     settings = ZeConConfig(num_steps=4, skip=2, sampler="ddim", **NO_LOSSES)
-    zecon = ZeCon(Constant(), None, settings)
+    zecon = ZeCon(Constant(), Blind(), settings)
     clean = torch.full((1, 3, 4, 4), 0.2)
     a = zecon.levels[:3]
     x0 = (0.2 - (1 - a[0]) ** 0.5 * 0.5) / a[0] ** 0.5  # the picture is taken to be at level 0
