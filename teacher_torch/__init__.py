@@ -1,6 +1,6 @@
 """The teachers, in PyTorch on diffusers. Each method is a package, which registers itself here."""
 
-from teacher_torch import attention_distillation, inst
+from teacher_torch import attention_distillation, inst, style_diffusion, zecon
 from teacher_torch.styleid import Inversion, StyleID, StyleIDConfig
 from teacher_torch.teacher import TEACHERS, Teacher, register_teacher
 
@@ -13,4 +13,6 @@ __all__ = [
     "attention_distillation",
     "inst",
     "register_teacher",
+    "style_diffusion",
+    "zecon",
 ]

@@ -11,6 +11,8 @@ What a teacher learns of a style is published in the dataset like a shard, with 
 import contextlib
 import functools
 import hashlib
+import os
+import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -90,6 +92,13 @@ class PreparedPictures:
         return Prepared.cat(
             [self._groups[group][member] for group, member in zip(groups, members, strict=True)]
         )
+
+    def drop_unneeded(self, rows: Int[np.ndarray, " b"]) -> None:
+        """Remove from disk all but the groups of the rows that are still needed, by any rank."""
+        needed = set(self._find(rows)[0])
+        for group in range(-(-len(self._rows) // self._teacher.group(self._role))):
+            if group not in needed and self._store.holds(self._name(group)):
+                self._store.drop(self._name(group))
 
     def _make(self, group: int, unfinished: Path | None = None) -> Prepared:
         self._teacher.unfinished = unfinished
@@ -189,6 +198,17 @@ class PreparedStore:
                 "makes it again."
             )
         return Prepared.load(path / TENSORS)
+
+    def drop(self, name: str) -> None:
+        """Remove a group, whole or not at all; another rank may be doing the same."""
+        path = self._path(name)
+        dropped = self._writer.root / f".staging-{self._writer.rank:05d}.{secrets.token_hex(4)}"
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(path, dropped)
+        shutil.rmtree(dropped, ignore_errors=True)
+        self._lock_path(name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # others are still there
+            path.parent.rmdir()
 
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[None]:

@@ -133,6 +133,8 @@ class Teacher(Protocol):
     unfinished: Path | None = None
     """Folder for the state of a preparation that goes on after a kill. For each group of a
     persistent role the dump sets one of its own, and removes it when the group is published."""
+    keep_prepared: bool = True
+    """Whether it stays on disk when no pair needs it any more."""
     after_call: Callable[[int], None] = staticmethod(_ignore)
     """To be called with the number of rows after each UNet call; the dump sets it."""
 

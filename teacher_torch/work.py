@@ -82,6 +82,7 @@ class Work:
         """
         writer, teacher = self.writer, self.teacher
         start, done = time.monotonic(), 0
+        self._drop_unneeded()  # a kill may have come between a shard and this
         with tqdm(
             desc="stylising" if writer.world_size == 1 else f"rank {writer.rank}",
             total=self.preparation_rows + self.stylisation_rows,
@@ -94,9 +95,20 @@ class Work:
                 reduced = teacher.rows_per_call != writer.settings["rows_per_call"]
                 remarks = {"rows_per_call": teacher.rows_per_call} if reduced else None
                 writer.write_shard(shard, stylised, remarks)
+                self._drop_unneeded()
                 done += len(stylised)
                 speed = 60 * done / (time.monotonic() - start)
                 bar.set_postfix_str(f"{done} pairs, {speed:.1f} pairs/min")
+
+    def _drop_unneeded(self) -> None:
+        """Remove from disk what was prepared for pairs that are all there."""
+        if self.teacher.keep_prepared or not self.teacher.persistent:
+            return
+        unfinished = self.writer.unfinished_shards()
+        pairs = np.concatenate([self.writer.pairs[:0], *map(self.writer.shard_pairs, unfinished)])
+        for column, role in enumerate(ROLES):
+            if role in self.teacher.persistent:
+                self._prepared[column].drop_unneeded(np.unique(pairs[:, column]))
 
     def _shard_rows(self, shard: int) -> int:
         pairs = self.writer.shard_pairs(shard)

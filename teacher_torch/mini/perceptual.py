@@ -30,8 +30,11 @@ class VGG16(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
-        for name, value in load_file(weights).items():
-            self.register_buffer(name.replace(".", "_"), value.float())
+        tensors = load_file(weights)
+        for name in (
+            f"features.{i}.{kind}" for i in self.CONVOLUTIONS for kind in ("weight", "bias")
+        ):
+            self.register_buffer(name.replace(".", "_"), tensors[name].float())
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
         x = (images - self.mean) / self.std
