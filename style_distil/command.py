@@ -68,7 +68,7 @@ COMMANDS = Group(
             "train",
             "TrainConfig",
             extra="student",
-            presets=("mini", "reference"),
+            presets=("mini", "modulated", "reference"),
         ),
         "stylize": Command(
             "Stylise pictures, folders of pictures or videos with a student.",

@@ -202,7 +202,7 @@ def test_texture_needs_a_window():
 def test_low_band_loss_by_hand():
     # Two squares of 4 x 4, the last column outside: a checkerboard averages to nothing.
     target = jnp.zeros((1, 4, 9, 1))
-    board = jnp.indices((4, 4)).sum(0) % 2 * 2.0 - 1.0
+    board = jnp.asarray(np.indices((4, 4)).sum(0) % 2 * 2.0 - 1.0, jnp.float32)
     prediction = target.at[0, :, :4, 0].set(board).at[0, :, 4:8].set(0.5).at[0, :, 8].set(9.0)
     assert low_band_loss(prediction, target).item() == 0.5**2 / 2
     with pytest.raises(ValueError, match="at least 4 pixels"):

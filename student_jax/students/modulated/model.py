@@ -170,7 +170,7 @@ class ModulatedStudent(nnx.Module):
         transformed = self.transform(tokens, self.context(tokens), memories, weights, hidden)
         return self.decode_tokens(transformed)
 
-    def encode_content(self, content: Float[ArrayLike, "b h w 3"]) -> Float[Array, "b h w c"]:
+    def encode_content(self, content: Float[ArrayLike, "b h w 3"]) -> Float[Array, "b h/8 w/8 c"]:
         """First part of `decode`: features at stride 4, 2 x 2 of them to a token of 8 pixels."""
         # Reflection and upsampling need two positions a side.
         check_sides("content", content, multiple=self.config.content_stride, at_least=2)
