@@ -23,7 +23,7 @@ def pixel_loss(
     return jnp.mean((prediction - target) ** 2)
 
 
-LOW_BAND = 4
+LOW_BAND = 8
 """Side in pixels of the squares that `low_band_loss` averages."""
 
 
