@@ -7,6 +7,7 @@ is compared with that of the same pixels unpadded: mean absolute differences in 
 "effect" is how far the unpadded result lies from the content.
 """
 
+import math
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -37,7 +38,7 @@ class Config:
 def main(config: Config) -> None:
     """Measure all sample photographs, and print a table."""
     student = open_student(config.checkpoint)
-    stylist = Stylist(student, style_size=None)
+    stylist = Stylist(student, style_scale=math.inf)
     style = _picture("style", config.style, 256, 256)
     print("| picture | effect | 16 px next to the border | next 16 px | next 32 px | elsewhere |")
     print("| --- | --- | --- | --- | --- | --- |")

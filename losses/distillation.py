@@ -9,8 +9,9 @@ from jaxtyping import Array, Float
 
 from losses.features import Features, paired
 from losses.gram import gram_matrix
+from losses.moments import moments_loss
 from losses.perceptual import perceptual_loss
-from losses.pixel import pixel_loss
+from losses.pixel import low_band_loss, pixel_loss
 from losses.texture import texture_loss
 
 
@@ -24,6 +25,10 @@ class DistillationWeights:
     texture: float = 0.0
     relative_gram: float = 0.0
     style_gram: float = 0.0
+    low_band: float = 0.0
+    structure: float = 0.0
+    moments: float = 0.0
+    style_moments: float = 0.0
 
     def __post_init__(self):
         weights = dataclasses.astuple(self)
@@ -33,7 +38,13 @@ class DistillationWeights:
     @property
     def need_features(self) -> bool:
         """Whether a term looks at features."""
-        return any(dataclasses.astuple(self)[1:])
+        fields = dataclasses.asdict(self).items()
+        return any(weight for name, weight in fields if name not in ("pixel", "low_band"))
+
+    @property
+    def need_style_features(self) -> bool:
+        """Whether a term looks at the style's features."""
+        return bool(self.style_gram or self.style_moments)
 
 
 L1 = DistillationWeights(pixel=1.0, gram=0.0)
@@ -46,6 +57,19 @@ TEXTURE = DistillationWeights(pixel=1.0, gram=0.0, texture=0.1, relative_gram=0.
 """The pixel term places colours and edges, the texture term asks for the amount of texture there,
 and the Gram terms for what it is made of in the teacher's picture and in the style: what cannot be
 foretold of the one is, on average, between content and style."""
+PAINT = DistillationWeights(
+    pixel=0.0,
+    gram=0.0,
+    low_band=20.0,
+    structure=0.8,
+    relative_gram=0.1,
+    style_gram=0.3,
+    moments=0.3,
+    style_moments=0.7,
+)
+"""Pixels are compared only where they can be foretold, in the low band, and the deepest features
+keep the shapes. Everything finer is a matter of distributions, those of the teacher's picture and,
+with more weight, those of the style, whose strokes no teacher draws as well."""
 
 
 def gram_loss(
@@ -106,19 +130,25 @@ def distillation_loss(
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """How far a student's prediction is from its teacher's picture.
 
-    The sum of `pixel_loss`, `gram_loss`, `perceptual_loss`, `texture_loss` and
-    `relative_gram_loss`, the last to the target and to the style, each times its weight: L1 is the
-    pixel term alone, L2 weighs pixel and Gram term alike, L3 is 0.7 of the first and 0.3 of the
-    second; PERCEPTUAL has the pixel and the perceptual term, TEXTURE the pixel term and the last
-    three.
+    A weighted sum of the terms below. L1 is the pixel term alone, L2 weighs pixel and Gram
+    term alike, L3 is 0.7 of the first and 0.3 of the second; PERCEPTUAL has the pixel and the
+    perceptual term, TEXTURE the pixel term and three of features, PAINT no pixel term.
+
+    | term | what |
+    | --- | --- |
+    | pixel, low_band | `pixel_loss`, `low_band_loss` |
+    | gram, perceptual, texture | `gram_loss`, `perceptual_loss`, `texture_loss` to the target |
+    | structure | `perceptual_loss` to the target of the two deepest layers of features |
+    | relative_gram, moments | `relative_gram_loss`, `moments_loss` to the target |
+    | style_gram, style_moments | the same to the style |
 
     Args:
         prediction, target: pictures in [0, 1] (a prediction may leave that range).
         prediction_features, target_features: their features by layer name, usually VGG19's relu1_1,
             relu2_1, relu3_1 and relu4_1; not read, and may be None, unless weights.need_features.
-        weights: L1, L2, L3, PERCEPTUAL, TEXTURE or others.
+        weights: L1, L2, L3, PERCEPTUAL, TEXTURE, PAINT or others.
         gram_reduction: as in `gram_loss`.
-        style_features: those of the style pictures; not read unless weights.style_gram.
+        style_features: those of the style pictures; not read unless weights.need_style_features.
 
     Returns:
         The loss, and the unweighted terms by the names in `DistillationWeights`; but for "pixel",
@@ -139,4 +169,17 @@ def distillation_loss(
         terms["relative_gram"] = relative_gram_loss(*sides)
     if weights.style_gram:
         terms["style_gram"] = relative_gram_loss(sides[0], style_features or {})
+    if weights.low_band:
+        terms["low_band"] = low_band_loss(prediction, target)
+    if weights.structure:
+        terms["structure"] = perceptual_loss(*map(_deepest, sides))
+    if weights.moments:
+        terms["moments"] = moments_loss(*sides)
+    if weights.style_moments:
+        terms["style_moments"] = moments_loss(sides[0], style_features or {})
     return sum(getattr(weights, name) * term for name, term in terms.items()), terms
+
+
+def _deepest(features: Features) -> Features:
+    """The two deepest layers, which see shapes rather than strokes."""
+    return dict(list(features.items())[-2:])

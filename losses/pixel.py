@@ -21,3 +21,36 @@ def pixel_loss(
             "expected the same shape."
         )
     return jnp.mean((prediction - target) ** 2)
+
+
+LOW_BAND = 8
+"""Side in pixels of the squares that `low_band_loss` averages."""
+
+
+def low_band_loss(
+    prediction: Float[ArrayLike, "b h w c"], target: Float[ArrayLike, "_ _ _ _"]
+) -> Float[Array, ""]:
+    """Mean squared error of the pictures reduced `LOW_BAND` times by averaging.
+
+    It places colours and large shapes. A pixel error also asks for every stroke at its place, which
+    no one can foretell, and is least without strokes.
+
+    Args:
+        prediction, target: pictures in [0, 1] of at least `LOW_BAND` pixels a side; what is left
+            at the far borders does not count.
+
+    Raises:
+        ValueError: when the shapes differ, or the pictures are smaller.
+    """
+    if min(prediction.shape[1:3]) < LOW_BAND:
+        raise ValueError(
+            f"the prediction is {prediction.shape}; expected at least {LOW_BAND} pixels a side."
+        )
+    return pixel_loss(_reduced(prediction), _reduced(target))
+
+
+def _reduced(images: Float[ArrayLike, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+    b, h, w, c = images.shape
+    rows, columns = h // LOW_BAND, w // LOW_BAND
+    x = jnp.asarray(images)[:, : rows * LOW_BAND, : columns * LOW_BAND]
+    return x.reshape(b, rows, LOW_BAND, columns, LOW_BAND, c).mean((2, 4))

@@ -54,6 +54,12 @@ class StudentConfig(abc.ABC):
     def style_stride(self) -> int:
         """The sides of styles are multiples of this, in pixels."""
 
+    @property
+    def style_scale(self) -> int:
+        """Shorter side in pixels to which larger styles are best reduced: at this scale their
+        strokes have the size that the student has learned."""
+        return 256
+
 
 @dataclasses.dataclass(frozen=True)
 class TileRule:
@@ -194,6 +200,14 @@ def build_student(
     """
     _, model = STUDENTS[student_name(config)]
     return model(config, dtype=dtype, remat=remat, rngs=rngs)
+
+
+def blend(memories: Sequence[Memory], weights: Float[Array, " s"] | None) -> Memory:
+    """The weighted mean of encoded styles; of one style without weights, itself."""
+    if weights is None:
+        (memory,) = memories
+        return memory
+    return jax.tree.map(lambda *xs: sum(w * x for w, x in zip(weights, xs, strict=True)), *memories)
 
 
 def count_parameters(student: Student) -> int:

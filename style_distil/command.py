@@ -68,7 +68,7 @@ COMMANDS = Group(
             "train",
             "TrainConfig",
             extra="student",
-            presets=("mini", "reference"),
+            presets=("mini", "modulated", "reference"),
         ),
         "stylize": Command(
             "Stylise pictures, folders of pictures or videos with a student.",
@@ -209,6 +209,8 @@ RENAMED = {
 RENAMED_FLAGS = {
     "train --held-out-fraction": "--validation-fraction",
     "train --backbone-rate": "--slow-rate",
+    "stylize --style-size": "--style-scale",
+    "evaluate --style-size": "--style-scale",
     "study ablations --study": "--vary",
     "study losses --teacher": "--model",
 }

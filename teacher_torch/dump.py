@@ -20,9 +20,10 @@ from teacher_torch.devices import GIB, MemoryNeed, device_name, free_bytes, open
 from teacher_torch.pairs import plan_pairs
 from teacher_torch.teacher import TEACHERS, Runtime, Teacher
 from teacher_torch.work import Work
-from triplets import InputError, TripletWriter, load_images, open_source
+from triplets import InputError, NativeCrops, TripletWriter, load_images, open_source
 from triplets.format import load_manifest
 from triplets.images import MAX_SIDE
+from triplets.sources import MIN_SIDE
 
 DEFAULT_TEACHER = "styleid"
 
@@ -46,6 +47,12 @@ class DumpConfig:
     stable-diffusion-v1-5/stable-diffusion-v1-5."""
     size: int | None = None
     """Side of the square pictures in pixels; by default the model's native size."""
+    style_crop: int | None = None
+    """Side in pixels of squares that are cut from the styles at their own resolution, where strokes
+    keep their size; the model's native size is a good choice. By default the central square of a
+    style is reduced to --size as a whole."""
+    crops_per_style: int = 1
+    """How many such squares each style gives; each counts as a style."""
     pairs: str = "all"
     """"all"; "random:K" for K of all pairs; "tiles:K" for K random tiles (see --tile), which cost
     as little as all pairs while scattered ones cost up to three times as much; or a CSV file of ids
@@ -96,9 +103,13 @@ class DumpConfig:
             ("size", self.size, 1),
             *(("tile", side, 1) for side in sides),
             ("seed", self.seed, 0),
+            ("style-crop", self.style_crop, MIN_SIDE),
+            ("crops-per-style", self.crops_per_style, 1),
         ):
             if value is not None and value < least:
                 raise InputError(f"--{name} {value}: expected at least {least}.")
+        if self.crops_per_style > 1 and self.style_crop is None:
+            raise InputError("--crops-per-style needs the side of the crops: give --style-crop.")
         if self.size is not None and self.size > MAX_SIDE:
             raise InputError(f"--size {self.size}: expected at most {MAX_SIDE}.")
         if self.memory_budget is not None and not 0 < self.memory_budget < math.inf:
@@ -186,9 +197,11 @@ def dump(config: DumpConfig) -> None:
         )
 
     # Pictures
-    (contents, skipped_contents), (styles, skipped_styles) = (
-        load_images(source, size) for source in sources
-    )
+    crops = None
+    if config.style_crop is not None:
+        crops = NativeCrops(config.style_crop, config.crops_per_style, config.seed)
+    contents, skipped_contents = load_images(sources[0], size)
+    styles, skipped_styles = load_images(sources[1], size, crops=crops)
     skipped = skipped_contents + skipped_styles
     if rank == 0:
         for name, reason in skipped:
@@ -229,6 +242,8 @@ def dump(config: DumpConfig) -> None:
             name: importlib.metadata.version(name) for name in ("torch", "diffusers", "numpy")
         },
     }
+    if crops is not None:
+        provenance["style_crop"] = config.style_crop
     if names_no_teacher(config.out) and config.teacher == "styleid":
         del settings["teacher"]
         provenance["teacher"] = provenance.pop("model")

@@ -1,20 +1,19 @@
 import os
 import tempfile
 
-import numpy as np
-import pytest
-
-from triplets import ImageSet, TripletWriter
-
 # One compilation cache for this test run: many tests, some in processes of their own, compile the
 # same program. It starts empty, so that no result depends on earlier runs. JAX reads the variable
-# when it is imported.
+# when it is imported, which checked annotations do early.
 _cache = tempfile.TemporaryDirectory(prefix="jax-cache-")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
 
 # What runs on one device runs on two.
 os.environ["JAX_NUM_CPU_DEVICES"] = "2"
 
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+from triplets import ImageSet, TripletWriter  # noqa: E402
 
 SIZE = 64  # the smallest that LPIPS takes
 

@@ -1,6 +1,8 @@
 """Where content and style pictures come from: a folder, or a TensorFlow Datasets split."""
 
+import hashlib
 import io
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -252,8 +254,51 @@ class ImageSet:
         return len(self.images)
 
 
+@dataclass(frozen=True)
+class NativeCrops:
+    """Squares that are cut from pictures at their own resolution, where strokes keep their size.
+
+    Raises:
+        SourceError: a number below 1, or a negative seed.
+    """
+
+    side: int
+    """Of each square, in pixels of the picture."""
+    per_picture: int = 1
+    """How many distinct squares a picture gives, fewer if it has no more."""
+    seed: int = 0
+    """Decides, with the id of the picture alone, where the squares are."""
+
+    def __post_init__(self):
+        if self.side < MIN_SIDE or self.per_picture < 1 or self.seed < 0:
+            raise SourceError(
+                f"expected crops of at least {MIN_SIDE} pixels, at least one of each picture and a "
+                f"seed from 0, got {self.side}, {self.per_picture} and {self.seed}."
+            )
+
+    def corners(self, name: str, height: int, width: int) -> list[tuple[int, int]]:
+        """Left and top of each square of a picture, drawn evenly and without repetition.
+
+        Raises:
+            ImageError: the picture is smaller than a square.
+        """
+        rows, columns = height - self.side + 1, width - self.side + 1
+        if min(rows, columns) < 1:
+            raise ImageError(
+                f"{name!r} has {width} x {height} pixels; crops of {self.side} pixels need more."
+            )
+        digest = hashlib.sha256(json.dumps([self.seed, name, self.side]).encode()).digest()
+        rng = np.random.default_rng(list(digest))
+        chosen = rng.choice(rows * columns, min(self.per_picture, rows * columns), replace=False)
+        return [(int(place % columns), int(place // columns)) for place in chosen]
+
+
 def load_images(
-    source: ImageSource, size: int, *, limit: int | None = None
+    source: ImageSource,
+    size: int,
+    *,
+    limit: int | None = None,
+    crops: NativeCrops | None = None,
 ) -> tuple[ImageSet, list[Skipped]]:
     """Load the usable pictures of a source, each cropped and resized to `size` x `size` pixels.
 
@@ -261,6 +306,9 @@ def load_images(
         source: where the pictures come from.
         size: side in pixels.
         limit: stop after that many usable pictures, at least 1.
+        crops: squares to cut instead of the central one, resized like it. The id of a square is
+            that of its picture with its place in it, as in "pines.jpg[256x256+40+16]": width and
+            height, then left and top in pixels.
 
     Returns:
         The pictures, and those left out with the reason of each.
@@ -273,30 +321,49 @@ def load_images(
     if size > MAX_SIDE:
         raise SourceError(f"size is {size}; a side may have {MAX_SIDE} pixels.")
     wanted = len(source) if limit is None else min(limit, len(source))
-    images = room_for(wanted, size)
+    images = room_for(wanted * (1 if crops is None else crops.per_picture), size)
     ids: list[str] = []
     original_sizes: list[tuple[int, int]] = []
     skipped = list(source.skipped)
+    usable = 0
     with tqdm(total=wanted, desc="pictures", disable=None) as progress:
         for index in range(len(source)):
-            if len(ids) == wanted:
+            if usable == wanted:
                 break
+            name = source.ids[index]
             try:
-                decoded = source.load(index, at_least=size)
+                decoded = source.load(index, at_least=size if crops is None else None)
+                squares = _squares(name, decoded, size, crops)
             except ImageError as error:
-                skipped.append(Skipped(source.ids[index], one_line(error)))
+                skipped.append(Skipped(name, one_line(error)))
                 continue
-            images[len(ids)] = crop_and_resize(
-                decoded.pixels, size, original_size=decoded.original_size
-            )
-            ids.append(source.ids[index])
-            original_sizes.append(decoded.original_size)
+            for square_name, square in squares:
+                images[len(ids)] = square
+                ids.append(square_name)
+                original_sizes.append(decoded.original_size)
+            usable += 1
             progress.update()
     if not ids:
         raise SourceError(
             f"none of the {len(source)} pictures can be used; the last: {skipped[-1].reason}."
         )
     return ImageSet(images[: len(ids)], ids, original_sizes), skipped
+
+
+def _squares(
+    name: str, decoded: DecodedImage, size: int, crops: NativeCrops | None
+) -> list[tuple[str, np.ndarray]]:
+    """Ids and pixels of what is used of a picture."""
+    if crops is None:
+        return [(name, crop_and_resize(decoded.pixels, size, original_size=decoded.original_size))]
+    side = crops.side
+    return [
+        (
+            f"{name}[{side}x{side}+{left}+{top}]",
+            crop_and_resize(decoded.pixels[top : top + side, left : left + side], size),
+        )
+        for left, top in crops.corners(name, *decoded.pixels.shape[:2])
+    ]
 
 
 def room_for(count: int, size: int) -> UInt8[np.ndarray, "n s s 3"]:

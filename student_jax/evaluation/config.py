@@ -39,8 +39,9 @@ class EvaluateConfig:
     size: int = 512
     """Contents, styles and results are cropped and resized to squares of this side (px). Triplets
     stay as they are."""
-    style_size: int = 256
-    """Larger styles are reduced to this shorter side (px) before the student sees them."""
+    style_scale: int | None = None
+    """Larger styles are reduced to this shorter side (px) before the student sees them; by default
+    what it was trained for."""
     max_pairs: int = 64
     """Measure on at most this many triplets, evenly spread."""
     structure: bool = True
@@ -54,8 +55,8 @@ class EvaluateConfig:
     """Examples in the comparison picture and in the report."""
 
     def __post_init__(self):
-        for name in ("size", "style_size", "max_pairs", "rows"):
-            if getattr(self, name) < 1:
+        for name in ("size", "style_scale", "max_pairs", "rows"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more.")
         if self.size < self.smallest_side:
             raise ValueError(

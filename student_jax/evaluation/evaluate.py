@@ -18,6 +18,7 @@ from student_jax.evaluation.judge import Example, Judge, Judgement, Method, on_p
 from student_jax.evaluation.measures.pixels import Picture
 from student_jax.evaluation.report import html_page, json_text, markdown_table, notes, write_text
 from student_jax.evaluation.results import results_method
+from student_jax.evaluation.showcase import Showcase
 from student_jax.inference.stylist import Stylist
 from student_jax.training.checkpoint import load_config
 from student_jax.weights.folder import open_student
@@ -33,8 +34,8 @@ class MeasuredStudent:
     checkpoint: str
     step: Literal["best", "latest"] | int | None
     """As it was asked for; None for a student that is not a training run's."""
-    style_size: int
-    """Shorter side in pixels to which larger styles were reduced for it."""
+    style_scale: int | None
+    """Shorter side in pixels to which larger styles were reduced for it; None for its own."""
 
     @classmethod
     def of(cls, config: EvaluateConfig) -> "MeasuredStudent":
@@ -44,11 +45,12 @@ class MeasuredStudent:
             run, step = load_config(Path(config.checkpoint)), config.step
             start = f'further from "{run["init_from"]}"' if run["init_from"] else "from scratch"
             origin = f"trained {start}, loss {run['loss']}, up to {run['steps']} steps"
-        return cls(origin, config.checkpoint, step, config.style_size)
+        return cls(origin, config.checkpoint, step, config.style_scale)
 
     def __str__(self) -> str:
         step = "" if self.step is None else f", --step {self.step}"
-        return f"{self.origin}{step}, styles reduced to {self.style_size} px where they are larger"
+        scale = "" if self.style_scale is None else f", --style-scale {self.style_scale}"
+        return f"{self.origin}{step}{scale}"
 
 
 def evaluate(config: EvaluateConfig) -> Judgement:
@@ -62,11 +64,12 @@ def evaluate(config: EvaluateConfig) -> Judgement:
     for line in chosen.skipped:
         print(line, file=sys.stderr)
     methods: dict[str, Method] = {}
-    student = None
+    student = stylist = None
     if config.checkpoint is not None:
         student = MeasuredStudent.of(config)
         model = open_student(config.checkpoint, config.step)
-        methods["student"] = on_pictures(Stylist(model, style_size=config.style_size))
+        stylist = Stylist(model, style_scale=config.style_scale)
+        methods["student"] = on_pictures(stylist)
     if config.results is not None:
         methods["results"] = results_method(config, chosen.ids)
     methods |= {name: on_pictures(function) for name, function in BASELINES.items()}
@@ -75,7 +78,7 @@ def evaluate(config: EvaluateConfig) -> Judgement:
         fid_weights=config.fid_weights,
         structure=config.structure,
     )
-    rows, captions = [], []
+    rows, captions, showcase = [], [], Showcase()
 
     def draw(example: Example, results: dict[str, Picture]) -> None:
         shown = {"content": example.content, "style": example.style}
@@ -85,11 +88,13 @@ def evaluate(config: EvaluateConfig) -> Judgement:
         captions[:] = shown
         if len(rows) < config.rows:
             rows.append([uint8_from_float(image) for image in shown.values()])
+        showcase.see(example)
         bar.update()
 
     with tqdm(total=len(chosen.ids), unit="example", desc="evaluating") as bar:
         judgement = judge.of_methods(methods, chosen.examples, seen=draw)
-    write_report(config.out, judgement, chosen, student, captions, rows)
+    sheet = None if stylist is None else showcase.sheet(stylist)
+    write_report(config.out, judgement, chosen, student, captions, rows, sheet)
     return judgement
 
 
@@ -100,8 +105,10 @@ def write_report(
     student: MeasuredStudent | None,
     captions: Sequence[str],
     rows: Sequence[Sequence[UInt8[np.ndarray, "h w 3"]]],
+    sheet: UInt8[np.ndarray, "h w 3"] | None,
 ) -> None:
-    """Print the table and write comparison.png, table.md, measures.json and report.html."""
+    """Print the table and write comparison.png, table.md, measures.json, report.html and, if there
+    is one, contact_sheet.png."""
     description = chosen.description
     if student is not None:
         description += f"; student: {student}"
@@ -124,6 +131,9 @@ def write_report(
         remarks=remarks,
         captions=captions,
         rows=rows,
+        sheet=sheet,
     )
     write_text(out / "report.html", page)
     write_image(out / "comparison.png", contact_sheet(rows, captions))
+    if sheet is not None:
+        write_image(out / "contact_sheet.png", sheet)

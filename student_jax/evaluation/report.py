@@ -32,6 +32,7 @@ td.best {{ font-weight: 600 }}
 td small {{ display: block; font-weight: 400; color: #666; white-space: nowrap }}
 .pictures td {{ padding: .15rem; border: 0 }}
 .pictures th, .pictures td {{ text-align: center }}
+.sheet img {{ max-width: 100% }}
 .pictures img {{ width: 100%; min-width: 6rem; max-width: 16rem; display: block }}
 </style>
 <h1>{title}</h1>
@@ -39,6 +40,7 @@ td small {{ display: block; font-weight: 400; color: #666; white-space: nowrap }
 {table}
 <ul>{remarks}</ul>
 <table class="pictures">{pictures}</table>
+<div class="sheet">{sheet}</div>
 </html>
 """
 
@@ -115,8 +117,9 @@ def html_page(
     remarks: Sequence[str],
     captions: Sequence[str],
     rows: Sequence[Sequence[UInt8[np.ndarray, "h w 3"]]],
+    sheet: UInt8[np.ndarray, "h w 3"] | None = None,
 ) -> str:
-    """A page that needs no other file and no server: table, remarks, and rows of pictures."""
+    """A page that needs no other file and no server: table, remarks, rows of pictures, a sheet."""
     measures = shown_measures(judgement)
     best = {m: _best(judgement, m) for m in measures}
     table = [
@@ -139,6 +142,7 @@ def html_page(
         table=f"<table>{''.join(table)}</table>",
         remarks="".join(f"<li>{html.escape(remark)}</li>" for remark in remarks),
         pictures="".join(pictures),
+        sheet="" if sheet is None else f"<h2>Contents and styles</h2>{_inline(sheet)}",
     )
 
 

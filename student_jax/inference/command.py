@@ -28,7 +28,7 @@ from student_jax.inference.inputs import (
 )
 from student_jax.inference.pictures import mask_pixels
 from student_jax.inference.result_names import Job, check_suffix, list_jobs, unique_names
-from student_jax.inference.stylist import MAX_MEMORY, STYLE_SIZE, EncodedStyle, Stylist
+from student_jax.inference.stylist import MAX_MEMORY, EncodedStyle, Stylist
 from student_jax.inference.video import stylise_video
 from student_jax.weights.folder import open_student
 from triplets import DecodedImage, InputError, encode_image, float_from_uint8, uint8_from_float
@@ -62,9 +62,12 @@ class StyliseConfig:
     content, of the same name. A mask needs the proportions of its content."""
     size: int | None = None
     """Reduce larger contents to this shorter side (px); by default they keep their size."""
-    style_size: int = STYLE_SIZE
-    """Reduce larger styles to this shorter side (px); use the size that the student was trained
-    with."""
+    style_scale: int | None = None
+    """Reduce larger styles to this shorter side (px): smaller gives finer strokes. By default what
+    the student was trained for."""
+    stroke_size: float | Literal["picture"] = 1.0
+    """Size of the strokes relative to those of the style; 2 makes broad ones and takes a quarter of
+    the time. "picture": they grow with the picture, from 1 at a shorter side of 512 px."""
     max_memory: float = MAX_MEMORY / 2**30
     """Memory for the computation (GiB). Pictures that need more are processed in tiles."""
     smoothing: float = 0.5
@@ -80,7 +83,7 @@ class StyliseConfig:
             raise ValueError(f"strength is {self.strength}; expected 0 to 1.")
         if not 0 <= self.smoothing <= 0.95:
             raise ValueError(f"smoothing is {self.smoothing}; expected 0 to 0.95.")
-        for name in ("size", "style_size", "max_memory"):
+        for name in ("size", "style_scale", "max_memory"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected more than 0.")
         if not math.isfinite(self.max_memory):
@@ -160,7 +163,8 @@ def _stylise_all(config: StyliseConfig, results: list[Result]) -> None:
 
     stylist = Stylist(
         open_student(config.checkpoint, config.step),
-        style_size=config.style_size,
+        style_scale=config.style_scale,
+        stroke_size=config.stroke_size,
         max_memory=int(config.max_memory * 2**30),
     )
     encoded, unreadable = _encode_styles(stylist, styles)

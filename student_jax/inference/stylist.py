@@ -41,8 +41,11 @@ from student_jax.nets.colour import LUMA
 from student_jax.student import Student, Tokens
 from triplets import InputError
 
-STYLE_SIZE = 256
 MAX_MEMORY = 4 * 2**30
+MIN_STROKE, MAX_STROKE = 0.25, 8.0
+"""Limits of `stroke_size`: smaller ones cost the square of what they divide."""
+STROKE_SIDE = 512
+"""Shorter side in pixels of a picture whose strokes "picture" leaves as they are."""
 
 
 class Stylist:
@@ -56,19 +59,34 @@ class Stylist:
 
     Args:
         model: the student.
-        style_size: larger styles are reduced to this shorter side in pixels: what the student was
-            trained with. None takes them as they are.
+        style_scale: larger styles are reduced to this shorter side in pixels, which decides how
+            large their strokes are in the result; math.inf takes them as they are. By default
+            what the student was trained for (`StudentConfig.style_scale`).
+        stroke_size: how large strokes are in the result, relative to those of the style: contents
+            are stylised at 1 / stroke_size of their size, and the result is resized. "picture"
+            lets strokes grow with the picture: 1 for a shorter side of 512 px, 2 for 1024.
         max_memory: bytes that the computation may take, besides the compiled program itself.
     """
 
     def __init__(
-        self, model: Student, *, style_size: int | None = STYLE_SIZE, max_memory: int = MAX_MEMORY
+        self,
+        model: Student,
+        *,
+        style_scale: float | None = None,
+        stroke_size: float | Literal["picture"] = 1.0,
+        max_memory: int = MAX_MEMORY,
     ):
+        if stroke_size != "picture" and not MIN_STROKE <= stroke_size <= MAX_STROKE:
+            raise InputError(
+                f"stroke_size is {stroke_size}; expected {MIN_STROKE} to {MAX_STROKE}, or "
+                '"picture".'
+            )
         self._programs = Programs(model)
         self._content_stride = model.config.content_stride
         self._style_stride = model.config.style_stride
         self._halo = None if model.tiles is None else model.tiles.halo
-        self._style_size = style_size
+        self._style_scale = model.config.style_scale if style_scale is None else style_scale
+        self._stroke_size = stroke_size
         self.max_memory = max_memory
 
     @classmethod
@@ -128,7 +146,7 @@ class Stylist:
         if isinstance(style, EncodedStyle):
             return style
         pixels = float_pixels("style", style)
-        h, w = self._fitted_style_size(*pixels.shape[-3:-1])
+        h, w = self._fitted_style_scale(*pixels.shape[-3:-1])
         fitted = np.stack([resize(x, h, w) for x in pixels.reshape(-1, *pixels.shape[-3:])])
         return EncodedStyle((self._programs.run(encode_style, fitted),), None)
 
@@ -178,7 +196,7 @@ class Stylist:
             raise InputError(
                 f"{num_styles} styles for {len(contents)} contents; expected 1 or as many."
             )
-        prediction = self._predict(contents, encoded, plan).reshape(pixels.shape)
+        prediction = self._stylised(contents, encoded, plan).reshape(pixels.shape)
         if not np.isfinite(prediction).all():
             raise InputError(
                 "the student's prediction is not finite: its weights are damaged, or no weights of "
@@ -202,8 +220,7 @@ class Stylist:
                 whole picture and the student has no `TileRule`.
         """
         return make_plan(
-            height,
-            width,
+            *self._working_size(height, width),
             batch,
             stride=self._content_stride,
             halo=self._halo,
@@ -233,12 +250,34 @@ class Stylist:
             return EncodedStyle(tuple(memories), None)
         return EncodedStyle(tuple(memories), np.array(mixed, np.float32))
 
-    def _fitted_style_size(self, h: int, w: int) -> tuple[int, int]:
-        scale = 1.0 if self._style_size is None else min(1.0, self._style_size / min(h, w))
+    def _fitted_style_scale(self, h: int, w: int) -> tuple[int, int]:
+        scale = min(1.0, self._style_scale / min(h, w))
         h, w = (max(1, round(side * scale)) for side in (h, w))
         # A frieze is squeezed: beyond four to one, nearly all of its tokens would be of no use.
         h, w = min(h, 4 * w), min(w, 4 * h)
         return tuple(nearest_bucket(side, self._style_stride) for side in (h, w))
+
+    def _working_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width at which contents of this size are stylised."""
+        stroke = self._stroke_size
+        if stroke == "picture":
+            stroke = min(max(min(height, width) / STROKE_SIDE, MIN_STROKE), MAX_STROKE)
+        return max(1, round(height / stroke)), max(1, round(width / stroke))
+
+    def _stylised(
+        self,
+        contents: Float32[np.ndarray, "b h w 3"],
+        style: EncodedStyle,
+        plan: Plan | None,
+    ) -> Float32[np.ndarray, "b h w 3"]:
+        """The prediction at the contents' size, whatever the size at which it is made."""
+        size = contents.shape[1:3]
+        working = self._working_size(*size)
+        if working == size:
+            return self._predict(contents, style, plan)
+        resized = np.stack([resize(content, *working) for content in contents])
+        prediction = self._predict(resized, style, plan)
+        return np.stack([resize(one, *size) for one in prediction])
 
     def _predict(
         self,

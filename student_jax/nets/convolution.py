@@ -24,10 +24,11 @@ class ReflectConv(nnx.Conv):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c2"]:
         """Convolve; of a single row or column the mirror image is itself."""
         # Without padding of its own, XLA's CPU backend takes six times as long for a convolution.
-        return super().__call__(_reflect(_reflect(x, 1), 2))[:, 1:-1, 1:-1]
+        return super().__call__(reflect(reflect(x, 1), 2))[:, 1:-1, 1:-1]
 
 
-def _reflect(x: Float[Array, "*shape"], axis: int) -> Float[Array, "*longer"]:
+def reflect(x: Float[Array, "*shape"], axis: int) -> Float[Array, "*longer"]:
+    """The entries beside the border once more beyond it; of a single entry, itself."""
     at = functools.partial(jax.lax.slice_in_dim, x, axis=axis)
     n = x.shape[axis]
     first = min(1, n - 1)

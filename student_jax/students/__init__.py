@@ -3,10 +3,13 @@
 from student_jax.student import register_student
 from student_jax.students.mini.config import MiniConfig
 from student_jax.students.mini.model import MiniStudent
+from student_jax.students.modulated.config import ModulatedConfig
+from student_jax.students.modulated.model import ModulatedStudent
 from student_jax.students.sttr.config import STTRConfig
 from student_jax.students.sttr.model import STTR
 
-__all__ = ["STTR", "MiniConfig", "MiniStudent", "STTRConfig"]
+__all__ = ["STTR", "MiniConfig", "MiniStudent", "ModulatedConfig", "ModulatedStudent", "STTRConfig"]
 
 register_student("sttr", STTRConfig, STTR)
 register_student("mini", MiniConfig, MiniStudent)
+register_student("modulated", ModulatedConfig, ModulatedStudent)

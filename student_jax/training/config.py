@@ -39,10 +39,11 @@ class TrainConfig:
         default=0.1, metadata={"formerly": "held_out_fraction"}
     )
     """Share of the contents and of the styles that is kept for validation without --validation."""
-    loss: Literal["L1", "L2", "L3", "perceptual", "texture"] = "L1"
+    loss: Literal["L1", "L2", "L3", "perceptual", "texture", "paint"] = "L1"
     """L1 = MSE, L2 = 0.5 MSE + 0.5 Gram, L3 = 0.7 MSE + 0.3 Gram, perceptual = MSE + 0.01 distance
     of features, texture = MSE + 0.1 difference of the amount of texture + 0.1 relative
-    Gram distance to the teacher + 0.06 to the style."""
+    Gram distance to the teacher + 0.06 to the style, paint = low band and structure of the teacher,
+    distributions of features of the teacher and of the style (docs/training.md)."""
     features: Literal["vgg16", "vgg19"] = "vgg16"
     """Network whose features are compared by all losses but L1: VGG16 is bundled; VGG19 is
     downloaded once."""
@@ -176,6 +177,21 @@ class TrainConfig:
             workdir,
             STUDENTS["mini"].config(),
             features_crop=128,
+            learning_rate=1e-3,
+            slow_rate=1.0,
+            clip_norm=1.0,
+        )
+
+    @classmethod
+    def modulated(cls, data: tuple[str, ...], workdir: Path) -> "TrainConfig":
+        """The modulated student from scratch, with the objective that paints."""
+        return cls(
+            data,
+            workdir,
+            STUDENTS["modulated"].config(),
+            loss="paint",
+            crop_size=128,
+            batch_size=4,
             learning_rate=1e-3,
             slow_rate=1.0,
             clip_norm=1.0,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from losses import L1, L2, L3, PERCEPTUAL, TEXTURE, DistillationWeights, distillation_loss
+from losses import L1, L2, L3, PAINT, PERCEPTUAL, TEXTURE, DistillationWeights, distillation_loss
 from student_jax.nets.vgg import VGG16, VGG19
 from student_jax.nets.vgg_weights import bundled_vgg16, vgg19_from_torch
 from student_jax.weights.published import find_weights, read_weights
@@ -20,6 +20,7 @@ LOSSES: dict[str, DistillationWeights] = {
     "L3": L3,
     "perceptual": PERCEPTUAL,
     "texture": TEXTURE,
+    "paint": PAINT,
 }
 
 FeatureNetwork = VGG16 | VGG19
@@ -85,7 +86,7 @@ def make_objective(
             jax.lax.stop_gradient(network(part(target))),
             weights,
             gram_reduction,
-            jax.lax.stop_gradient(network(part(style))) if weights.style_gram else None,
+            jax.lax.stop_gradient(network(part(style))) if weights.need_style_features else None,
         )
 
     return objective, parameters

@@ -9,11 +9,14 @@ from losses import (
     L1,
     L2,
     L3,
+    PAINT,
     PERCEPTUAL,
     DistillationWeights,
     distillation_loss,
     gram_loss,
     gram_matrix,
+    low_band_loss,
+    moments_loss,
     perceptual_loss,
     pixel_loss,
     relative_gram_loss,
@@ -125,13 +128,15 @@ def test_features_are_needed_only_for_the_gram_term(absent):
         distillation_loss(pictures, pictures, absent, absent, L2)
 
 
-@pytest.mark.parametrize("weights", [L1, L3, PERCEPTUAL])
+@pytest.mark.parametrize("weights", [L1, L3, PERCEPTUAL, PAINT])
 def test_equal_pictures_have_no_loss_and_no_gradient(weights):
-    pictures = jax.random.uniform(jax.random.key(0), (2, 4, 4, 3))
+    pictures = jax.random.uniform(jax.random.key(0), (2, 8, 8, 3))
 
     def loss(prediction):
         features, target = {"a": prediction}, {"a": pictures}
-        return distillation_loss(prediction, pictures, features, target, weights)[0]
+        return distillation_loss(
+            prediction, pictures, features, target, weights, style_features=target
+        )[0]
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(pictures)
     # Prediction and target may be summed in another order: float32 rounding, squared.
@@ -192,3 +197,60 @@ def test_texture_needs_a_window():
     small = {"relu1_1": jnp.ones((1, 7, 16, 1))}
     with pytest.raises(ValueError, match="smaller than 8 x 8"):
         texture_loss(small, small)
+
+
+def test_low_band_loss_by_hand():
+    # Two squares of 4 x 4, the last column outside: a checkerboard averages to nothing.
+    target = jnp.zeros((1, 4, 9, 1))
+    board = jnp.asarray(np.indices((4, 4)).sum(0) % 2 * 2.0 - 1.0, jnp.float32)
+    prediction = target.at[0, :, :4, 0].set(board).at[0, :, 4:8].set(0.5).at[0, :, 8].set(9.0)
+    assert low_band_loss(prediction, target).item() == 0.5**2 / 2
+    with pytest.raises(ValueError, match="at least 4 pixels"):
+        low_band_loss(target[:, :3], target[:, :3])
+
+
+def test_moments_loss_by_hand():
+    # Means 2 and 4, deviations 2 and 4, no skewness: half of every channel is 0, half double.
+    target = jnp.array([[[[0.0, 0.0], [4.0, 8.0]]]])
+    flat = jnp.array([[[[2.0, 4.0], [2.0, 4.0]]]])
+    # Of the sum 4 + 16 + 4 + 16 only the deviations are missed; 1e-6 is added to variances.
+    assert moments_loss({"a": flat}, {"a": target}).item() == pytest.approx(0.5, rel=2e-3)
+    turned = target[:, :, ::-1]
+    assert moments_loss({"a": turned}, {"a": target}).item() == 0.0
+
+
+def test_moments_loss_sees_skewness():
+    # Mean 1 and deviation sqrt(3) both, third moments 6 and -6.
+    few = jnp.array([4.0, 0.0, 0.0, 0.0]).reshape(1, 2, 2, 1)
+    many = 2.0 - few
+    root = 6.0 ** (1 / 3)
+    expected = (2 * root) ** 2 / (1 + 3 + root**2)
+    # The constants inside the roots are worth a hundredth.
+    assert moments_loss({"a": many}, {"a": few}).item() == pytest.approx(expected, rel=0.1)
+
+
+def test_paint_objective_weighs_its_terms():
+    rng = np.random.default_rng(0)
+    prediction, target = rng.random((2, 1, 8, 8, 3), np.float32)
+    features = [
+        {
+            name: rng.random((1, 4, 4, width), np.float32)
+            for name, width in (("a", 3), ("b", 5), ("c", 7))
+        }
+        for _ in range(3)
+    ]
+    of_prediction, of_target, of_style = features
+    loss, terms = distillation_loss(
+        prediction, target, of_prediction, of_target, PAINT, style_features=of_style
+    )
+    deepest = [{"b": x["b"], "c": x["c"]} for x in features]
+    expected = (
+        20 * low_band_loss(prediction, target)
+        + 0.8 * perceptual_loss(*deepest[:2])
+        + 0.1 * relative_gram_loss(of_prediction, of_target)
+        + 0.3 * relative_gram_loss(of_prediction, of_style)
+        + 0.3 * moments_loss(of_prediction, of_target)
+        + 0.7 * moments_loss(of_prediction, of_style)
+    )
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert "gram" not in terms and "texture" not in terms

@@ -20,7 +20,7 @@ from PIL import Image
 from teacher_torch import StyleID, StyleIDConfig
 from teacher_torch.dump import DumpConfig, dump, dump_config_type, dump_config_type_for
 from teacher_torch.pixels import to_model_range, to_uint8
-from triplets import InputError, TripletDataset
+from triplets import InputError, TripletDataset, crop_and_resize, open_source, read_image
 from triplets.format import encode_json
 
 SCRIPT = "scripts/dump_teacher.py"
@@ -207,6 +207,9 @@ def test_rank_of_this_process(config, monkeypatch, environment, given, expected)
         ({"device": "abacus"}, '--device "abacus" cannot be used here'),
         ({"rank": 2, "world_size": 2}, "--rank 2 --world-size 2: ranks count from 0"),
         ({"size": 0}, "--size 0: expected at least 1"),
+        ({"style_crop": 8}, "--style-crop 8: expected at least 16"),
+        ({"style_crop": 64, "crops_per_style": 0}, "--crops-per-style 0: expected at least 1"),
+        ({"crops_per_style": 2}, "--crops-per-style needs the side of the crops"),
         ({"size": 100}, "--size 100: this teacher needs a multiple of 64, such as 128"),
         ({"seed": -1}, "--seed -1: expected at least 0"),
         ({"memory_budget": 0.0}, "--memory-budget 0.0: expected a number of GiB above 0"),
@@ -285,6 +288,20 @@ def test_help_shows_the_defaults_of_the_preset(capsys):
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "--steps INT DDIM steps of the inversion" in text and "(default: 20)" in text
     assert "Query preservation" in text and "Folder of content pictures" in text
+
+
+def test_crops_of_a_style_are_styles_of_their_own(config, pictures):
+    dump(replace(config, style_crop=48, crops_per_style=2))
+    dataset = TripletDataset(config.out)
+    dataset.verify()
+    whole = len(open_source(config.style))
+    assert len(dataset.style_ids) == 2 * whole
+    for name, image in zip(dataset.style_ids, dataset.styles, strict=True):
+        file, _, place = name.removesuffix("]").partition("[48x48+")
+        left, top = map(int, place.split("+"))
+        pixels = read_image(Path(config.style) / file)
+        square = pixels[top : top + 48, left : left + 48]
+        np.testing.assert_array_equal(image, crop_and_resize(square, image.shape[0]))
 
 
 def test_dump_with_other_settings_is_refused(config):

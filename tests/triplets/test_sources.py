@@ -13,6 +13,7 @@ from triplets import (
     ImageFolder,
     ImageSet,
     ImageSource,
+    NativeCrops,
     SourceError,
     crop_and_resize,
     load_images,
@@ -157,6 +158,38 @@ def test_load_images_limit(tmp_path):
     assert len(load_images(ImageFolder(tmp_path), 16, limit=99)[0]) == 3
     with pytest.raises(SourceError, match="at least 1"):
         load_images(ImageFolder(tmp_path), 16, limit=0)
+
+
+def test_crops_are_cut_at_the_resolution_of_the_picture(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    save_picture(tmp_path / "small.png", size=(31, 80))
+    crops = NativeCrops(side=32, per_picture=3, seed=5)
+    images, skipped = load_images(ImageFolder(tmp_path), 32, crops=crops)
+
+    assert len(images) == len(set(images.ids)) == 3
+    for name, square in zip(images.ids, images.images, strict=True):
+        left, top = (int(x) for x in name.removeprefix("a.png[32x32+").removesuffix("]").split("+"))
+        np.testing.assert_array_equal(square, pixels[top : top + 32, left : left + 32])
+    assert set(images.original_sizes) == {(60, 90)}
+    assert [name for name, _ in skipped] == ["small.png"]
+    assert "crops of 32 pixels need more" in skipped[0].reason
+
+    # Each is decided by its picture's id and the seed, whatever else the folder holds.
+    (tmp_path / "small.png").unlink()
+    save_picture(tmp_path / "0.png", size=(40, 40))
+    again, _ = load_images(ImageFolder(tmp_path), 16, crops=crops)
+    assert [name for name in again.ids if name.startswith("a.png")] == images.ids
+    other, _ = load_images(ImageFolder(tmp_path), 32, crops=NativeCrops(32, 3, seed=6))
+    assert set(other.ids).isdisjoint(images.ids)
+
+
+def test_a_picture_gives_no_crop_twice():
+    assert sorted(NativeCrops(side=16, per_picture=9).corners("a", 17, 18)) == [
+        (left, top) for left in range(3) for top in range(2)
+    ]
+    with pytest.raises(SourceError, match="at least one of each picture"):
+        NativeCrops(side=16, per_picture=0)
 
 
 def test_a_folder_of_bad_pictures_is_one_error(tmp_path):

@@ -7,25 +7,12 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-STATISTICS = 12
-"""Numbers of a `ColourStatistics`."""
-
-CHANNEL_PAIRS = ((0, 1), (0, 2), (1, 2))
+from student_jax.nets.statistics import STATISTICS, ColourStatistics, products
 
 TERMS = 9
 """Of a quadratic polynomial of three channels, the constant apart."""
-
-
-class ColourStatistics(NamedTuple):
-    """How the colours of each picture are distributed."""
-
-    mean: Float[Array, "b 3"]
-    deviation: Float[Array, "b 3"]
-    correlation: Float[Array, "b 3"]
-    """Of `CHANNEL_PAIRS`."""
-    skewness: Float[Array, "b 3"]
 
 
 class QuadraticMap(NamedTuple):
@@ -39,35 +26,6 @@ class QuadraticMap(NamedTuple):
     coefficients: Float[Array, "b 9 3"]
     """Of z_i, z_i^2 - 1 and z_i z_j, in standard units z of the content."""
     constant: Float[Array, "b 3"]
-
-
-def _products(colours: Float[Array, "*b 3"]) -> Float[Array, "*b 3"]:
-    return jnp.stack([colours[..., i] * colours[..., j] for i, j in CHANNEL_PAIRS], axis=-1)
-
-
-def colour_moments(images: Float[Array, "b h w 3"], stride: int) -> Float[Array, "b h2 w2 12"]:
-    """Means of the colours, of their squares, products and cubes, over each square of `stride`
-    pixels."""
-    b, h, w, _ = images.shape
-    moments = jnp.concatenate([images, images**2, _products(images), images**3], axis=-1)
-    return moments.reshape(b, h // stride, stride, w // stride, stride, -1).mean((2, 4))
-
-
-def colour_statistics(
-    moments: Float[Array, "b h w 12"], hidden: Bool[Array, "b h w"] | None = None
-) -> ColourStatistics:
-    """Statistics of whole pictures from the moments of their squares, but for the hidden ones."""
-    if hidden is None:
-        total = moments.mean((1, 2))
-    else:
-        seen = ~hidden[..., None]
-        total = moments.mean((1, 2), where=seen)
-    mean, square, product, cube = jnp.split(total, 4, axis=-1)
-    # A flat picture has no deviation; the constant, a fiftieth of ImageNet's, keeps it from zero.
-    deviation = jnp.sqrt(jnp.maximum(square - mean**2, 0) + 4e-4)
-    correlation = (product - _products(mean)) / _products(deviation)
-    skewness = (cube - 3 * mean * square + 2 * mean**3) / deviation**3
-    return ColourStatistics(mean, deviation, correlation, jnp.clip(skewness, -4, 4))
 
 
 class ColourMap(nnx.Module):
@@ -117,17 +75,9 @@ def apply_colour_map(
         return x[:, None, None]
 
     z = jnp.clip((colours - everywhere(mean)) / everywhere(deviation), -4, 4)
-    terms = jnp.concatenate([z, z**2 - 1, _products(z)], axis=-1)
+    terms = jnp.concatenate([z, z**2 - 1, products(z)], axis=-1)
     polynomial = jnp.einsum("bhwt,btc->bhwc", terms, coefficients) + everywhere(constant)
     return everywhere(scale) * colours + everywhere(offset) + polynomial
-
-
-def feature_statistics(features: Float[Array, "b h w c"]) -> Float[Array, "b 2*c"]:
-    """Means and standard deviations of the channels."""
-    x = features.astype(jnp.float32)
-    mean = x.mean((1, 2))
-    variance = ((x - mean[:, None, None]) ** 2).mean((1, 2))
-    return jnp.concatenate([mean, jnp.sqrt(variance + 1e-5)], axis=-1)
 
 
 class StyleCode(nnx.Module):

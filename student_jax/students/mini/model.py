@@ -8,15 +8,22 @@ and a code of the style's features scales and shifts the tail's channels.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from student_jax.nets import imagenet
+from student_jax.nets.light import LightBackbone
 from student_jax.nets.pictures import check_sides
 from student_jax.nets.position_encoding import cells, grid_positions
+from student_jax.nets.statistics import (
+    STATISTICS,
+    ColourStatistics,
+    colour_moments,
+    colour_statistics,
+    feature_statistics,
+)
 from student_jax.nets.transformer import (
     DecoderLayer,
     EncoderLayer,
@@ -26,20 +33,14 @@ from student_jax.nets.transformer import (
     layer_norm,
     rows,
 )
-from student_jax.student import LearningGroup, TileRule
+from student_jax.student import LearningGroup, TileRule, blend
 from student_jax.students.mini.colour import (
-    STATISTICS,
     ColourMap,
-    ColourStatistics,
     QuadraticMap,
     StyleCode,
     apply_colour_map,
-    colour_moments,
-    colour_statistics,
-    feature_statistics,
 )
 from student_jax.students.mini.config import MiniConfig
-from student_jax.students.mini.light import LightBackbone
 from student_jax.students.mini.tail import Tail
 
 HALO = 8
@@ -258,8 +259,8 @@ class MiniStudent(nnx.Module):
                 layer, tokens, position, attended, weights, padding, rngs, remat=self.remat
             )
         tokens = self.output_projection(self.decoder_norm(tokens))
-        colours = _blend([memory.colours for memory in memories], weights)
-        features = _blend([memory.features for memory in memories], weights)
+        colours = blend([memory.colours for memory in memories], weights)
+        features = blend([memory.features for memory in memories], weights)
         statistics = jnp.concatenate([*context.colours, *colours, features], axis=-1)
         return Transformed(
             tokens.reshape(*grid.shape[:3], -1),
@@ -278,11 +279,3 @@ class MiniStudent(nnx.Module):
     def learning_group(self, path: tuple[str | int, ...]) -> LearningGroup:
         """The backbones have a rate of their own; the preset's is that of the rest."""
         return "slow" if path[0] in ("content_backbone", "style_backbone") else "normal"
-
-
-def _blend(trees: Sequence, weights: Float[Array, " s"] | None):
-    """The weighted mean of pytrees that are alike; of one without weights, itself."""
-    if weights is None:
-        (tree,) = trees
-        return tree
-    return jax.tree.map(lambda *xs: sum(w * x for w, x in zip(weights, xs, strict=True)), *trees)

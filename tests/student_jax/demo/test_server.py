@@ -20,7 +20,7 @@ from triplets import InputError
 
 @pytest.fixture(scope="module")
 def stylist(tiny_model):
-    return Stylist(STTR(tiny_model, rngs=nnx.Rngs(1)), style_size=64)
+    return Stylist(STTR(tiny_model, rngs=nnx.Rngs(1)), style_scale=64)
 
 
 @pytest.fixture(scope="module")

@@ -32,8 +32,8 @@ def opened(monkeypatch):
     """Which students were opened: they blend the pictures, in place of networks to compile."""
     students = []
 
-    def stylist(model, *, style_size):
-        students.append((*model, style_size))
+    def stylist(model, *, style_scale):
+        students.append((*model, style_scale))
         return lambda content, style: 0.5 * content + 0.5 * style
 
     monkeypatch.setattr(
@@ -138,7 +138,7 @@ def test_a_training_run_and_results_on_what_it_validated_on(dump, opened, tmp_pa
         checkpoint=str(workdir),
         step=700,
         results=tmp_path / "theirs",
-        style_size=48,
+        style_scale=48,
         structure=False,
     )
     measures = evaluate(config).measures
@@ -152,7 +152,7 @@ def test_a_training_run_and_results_on_what_it_validated_on(dump, opened, tmp_pa
         "origin": "trained from scratch, loss L2, up to 900 steps",
         "checkpoint": str(workdir),
         "step": 700,
-        "style_size": 48,
+        "style_scale": 48,
     }
 
 

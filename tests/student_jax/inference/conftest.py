@@ -26,5 +26,5 @@ def files(checkpoint, tmp_path):
         (str(tmp_path / "style.png"),),
         str(tmp_path / "out"),
         checkpoint=checkpoint,
-        style_size=64,
+        style_scale=64,
     )

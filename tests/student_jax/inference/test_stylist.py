@@ -1,3 +1,5 @@
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +8,7 @@ from flax import nnx
 from PIL import Image
 
 from student_jax.inference import stylist as stylise
-from student_jax.inference.pictures import mask_pixels
+from student_jax.inference.pictures import mask_pixels, resize
 from student_jax.inference.plan import Plan
 from student_jax.inference.stylist import EncodedStyle, Stylist
 from student_jax.inference.tiling import (
@@ -212,14 +214,31 @@ def num_tokens(style):
 
 
 def test_large_styles_are_reduced_and_their_sizes_few(student):
-    stylist = Stylist(student, style_size=64)
+    stylist = Stylist(student, style_scale=64)
     tokens = {
         num_tokens(stylist.encode_style(picture(h, w)))
         for h, w in ((128, 128), (130, 131), (640, 650), (64, 64))
     }
     assert tokens == {16 * 16}
-    as_it_is = Stylist(student, style_size=None)
+    as_it_is = Stylist(student, style_scale=math.inf)
     assert num_tokens(as_it_is.encode_style(picture(96, 96))) == 24 * 24
+
+
+@pytest.mark.parametrize(("stroke_size", "working"), [(2.0, (64, 48)), ("picture", (512, 384))])
+def test_strokes_grow_with_what_is_reduced_for_them(student, stroke_size, working):
+    # For a shorter side of 96 px "picture" would be 96 / 512; a quarter is the least.
+    content, style = picture(128, 96), picture(64, 64)
+    stylist = Stylist(student, stroke_size=stroke_size)
+    expected = resize(Stylist(student)(resize(content, *working), style), 128, 96)
+    # Both clip to [0, 1]; the one after the picture is resized, the other before as well.
+    np.testing.assert_allclose(stylist(content, style), expected, atol=1e-5)
+    assert stylist.plan(128, 96, stylist.encode_style(style)).size == working
+
+
+@pytest.mark.parametrize("stroke_size", [0.0, 9.0, math.nan])
+def test_sizes_of_strokes_are_bounded(student, stroke_size):
+    with pytest.raises(InputError, match=r'expected 0.25 to 8.0, or "picture"'):
+        Stylist(student, stroke_size=stroke_size)
 
 
 def test_buckets():

@@ -161,7 +161,7 @@ def test_standard_input_to_standard_output(files, tmp_path):
     encoded = io.BytesIO()
     Image.new("RGB", (64, 64), "red").save(encoded, "PNG")
     command = [sys.executable, STYLIZE, "--checkpoint", files.checkpoint, "--content", "-"]
-    command += ["--style", files.style[0], "--style-size", "64", "--out", "-"]
+    command += ["--style", files.style[0], "--style-scale", "64", "--out", "-"]
     done = subprocess.run(command, input=encoded.getvalue(), capture_output=True, check=True)
     with Image.open(io.BytesIO(done.stdout)) as picture:
         assert (picture.format, picture.size) == ("PNG", (64, 64))

@@ -4,16 +4,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from student_jax.students.mini.colour import (
+from student_jax.nets.statistics import (
     STATISTICS,
-    ColourMap,
     ColourStatistics,
-    QuadraticMap,
-    apply_colour_map,
     colour_moments,
     colour_statistics,
     feature_statistics,
 )
+from student_jax.students.mini.colour import ColourMap, QuadraticMap, apply_colour_map
 
 
 def pictures(seed, *shape):

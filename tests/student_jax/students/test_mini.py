@@ -11,7 +11,7 @@ from flax import nnx
 from test_students import TINY as ALL
 
 from student_jax import MiniConfig, MiniStudent
-from student_jax.students.mini.colour import STATISTICS
+from student_jax.nets.statistics import STATISTICS
 
 TINY = ALL["mini"]
 

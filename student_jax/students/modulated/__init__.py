@@ -1,0 +1,1 @@
+"""A convolutional student whose filters depend on the style."""

@@ -1,0 +1,260 @@
+"""The modulated student: convolutions alone, all of them steered by a code of the style.
+
+The content passes a bottleneck at stride 4, normalised so that nothing of its contrast and colours
+remains but where they are; the style's code scales, shifts and filters the features from there to
+the pixels. No pixel of the content is wired to the output, so flat parts can be painted.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Array, Bool, Float
+
+from student_jax.nets import imagenet
+from student_jax.nets.convolution import ReflectConv, UpsampleConv
+from student_jax.nets.light import LightBackbone, LightStage
+from student_jax.nets.pictures import check_sides
+from student_jax.nets.position_encoding import cells
+from student_jax.nets.statistics import (
+    STATISTICS,
+    ColourStatistics,
+    colour_moments,
+    colour_statistics,
+    feature_statistics,
+)
+from student_jax.student import LearningGroup, TileRule, blend
+from student_jax.students.modulated.config import ModulatedConfig
+from student_jax.students.modulated.modulation import (
+    ModulatedBlock,
+    Modulation,
+    StyleFilter,
+    instance_norm,
+    noise_cells,
+)
+
+HALO = 4
+"""Tokens that a tile sees around its core: more than encoder and decoder look beyond a token."""
+
+
+class StyleMemory(NamedTuple):
+    """An encoded style: what the student needs of it, for any number of contents."""
+
+    colours: ColourStatistics
+    features: Float[Array, "b s"]
+    """Means and deviations of the channels of the backbone's features."""
+
+
+class Transformed(NamedTuple):
+    """What the decoder makes a picture of."""
+
+    tokens: Float[Array, "b h w c"]
+    colours: ColourStatistics
+    code: Float[Array, "b d"]
+
+
+class ModulatedStudent(nnx.Module):
+    """Content and style pictures to a stylised picture; a `Student`.
+
+    Pixels are in [0, 1]; the prediction is not clipped. The sides of contents must be multiples of
+    8, those of styles of `config.style_stride`; the two need not be alike.
+
+    Args:
+        config: the architecture.
+        dtype: in which to compute; parameters and statistics remain float32.
+        remat: in training, compute each residual block again in the backward pass.
+        rngs: for the initial parameters.
+    """
+
+    def __init__(
+        self,
+        config: ModulatedConfig,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        remat: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        self.config = config
+        self.remat = remat
+        options = {"dtype": dtype, "rngs": rngs}
+        half, quarter, eighth = config.widths
+        code = config.style_code
+        self.style_backbone = LightBackbone(config.style_widths, **options)
+        statistics = STATISTICS + 2 * sum(config.style_widths)
+        self.code1 = nnx.Linear(statistics, 2 * code, rngs=rngs)
+        self.code2 = nnx.Linear(2 * code, code, rngs=rngs)
+
+        self.content1 = LightStage(3, half, **options)
+        self.content2 = LightStage(half, quarter, **options)
+
+        self.entrance = Modulation(code, quarter, **options)
+        self.down = nnx.Linear(4 * quarter, eighth, **options)
+        self.blocks = nnx.List(
+            ModulatedBlock(eighth, code, **options) for _ in range(config.num_blocks)
+        )
+        self.up4 = UpsampleConv(eighth, quarter, **options)
+        self.block4 = ModulatedBlock(quarter, code, **options)
+
+        self.exit = Modulation(code, quarter, **options)
+        self.up2 = UpsampleConv(quarter, half, **options)
+        self.filter2 = StyleFilter(code, half, **options)
+        self.modulation2 = Modulation(code, half, **options)
+        self.up1 = UpsampleConv(half, config.pixel_width, **options)
+        self.pixels = ReflectConv(config.pixel_width, 3, **options)
+
+    @property
+    def tiles(self) -> TileRule:
+        """Encoder and decoder act on tiles; what normalises sees all tokens."""
+        return TileRule(
+            HALO,
+            encode=self.encode_content,
+            context=self.context,
+            transform=self.transform,
+            decode=lambda content, transformed: self.decode_tokens(transformed),
+        )
+
+    def __call__(
+        self,
+        content: Float[ArrayLike, "b h w 3"],
+        style: Float[ArrayLike, "b h2 w2 3"],
+        *,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ) -> Float[Array, "b h w 3"]:
+        """Stylise every content with the style of the same row.
+
+        Args:
+            train: without effect, like `rngs`: nothing here is random.
+
+        Raises:
+            ValueError: for sides that do not suit the strides.
+        """
+        return self.decode(content, [self.encode_style(style)])
+
+    def encode_style(self, style: Float[ArrayLike, "b h w 3"]) -> StyleMemory:
+        """The part of the model that needs only the style.
+
+        Raises:
+            ValueError: for sides that do not suit `config.style_stride`.
+        """
+        check_sides("style", style, multiple=self.config.style_stride)
+        style = imagenet.normalise(style)
+        return StyleMemory(
+            colour_statistics(colour_moments(style, self.config.style_stride)),
+            jnp.concatenate([feature_statistics(x) for x in self.style_backbone(style)], axis=-1),
+        )
+
+    def decode(
+        self,
+        content: Float[ArrayLike, "b h w 3"],
+        memories: Sequence[StyleMemory],
+        *,
+        weights: Float[Array, " s"] | None = None,
+        padding: Bool[Array, "b h w"] | None = None,
+    ) -> Float[Array, "b h w 3"]:
+        """The rest of the model; arguments as in `Student.decode`.
+
+        Raises:
+            ValueError: for sides that do not suit, or another number of styles than of contents.
+        """
+        for memory in memories:
+            if content.shape[0] != memory.features.shape[0]:
+                raise ValueError(
+                    f"{content.shape[0]} contents but {memory.features.shape[0]} encoded styles; "
+                    "expected one style for each content"
+                )
+        hidden = None if padding is None else cells(padding, self.config.content_stride)
+        tokens = self.encode_content(content)
+        transformed = self.transform(tokens, self.context(tokens), memories, weights, hidden)
+        return self.decode_tokens(transformed)
+
+    def encode_content(self, content: Float[ArrayLike, "b h w 3"]) -> Float[Array, "b h/8 w/8 c"]:
+        """First part of `decode`: features at stride 4, 2 x 2 of them to a token of 8 pixels."""
+        # Reflection and upsampling need two positions a side.
+        check_sides("content", content, multiple=self.config.content_stride, at_least=2)
+        return _to_cells(self.content2(self.content1(imagenet.normalise(content))))
+
+    def context(
+        self, tokens: Float[Array, "b h w c"], hidden: Bool[Array, "b h w"] | None = None
+    ) -> Float[Array, "1 h w 4"]:
+        """What `transform` has to know of the whole picture: the noise of every position."""
+        return noise_cells(*tokens.shape[1:3])
+
+    def transform(
+        self,
+        tokens: Float[Array, "b h w c"],
+        context: Float[Array, "_ h w 4"],
+        memories: Sequence[StyleMemory],
+        weights: Float[Array, " s"] | None = None,
+        hidden: Bool[Array, "b h w"] | None = None,
+    ) -> Transformed:
+        """Second part of `decode`, the only one that looks at the picture as a whole."""
+        colours = blend([memory.colours for memory in memories], weights)
+        features = blend([memory.features for memory in memories], weights)
+        statistics = jnp.concatenate([*colours, features], axis=-1)
+        code = nnx.gelu(self.code2(nnx.gelu(self.code1(statistics))))
+
+        fine_hidden = None if hidden is None else hidden.repeat(2, 1).repeat(2, 2)
+        fine_noise, noise = _from_cells(context), context.mean(-1, keepdims=True) * 2
+        fine = instance_norm(_from_cells(tokens), fine_hidden)
+        fine = self.entrance(fine, code)
+        coarse = self.down(_to_cells(fine))
+        for block in self.blocks:
+            apply = nnx.remat(type(block).__call__) if self.remat else type(block).__call__
+            coarse = apply(block, coarse, noise, code, hidden)
+        fine = fine + self.up4(coarse)
+        fine = self.block4(fine, fine_noise, code, fine_hidden)
+        return Transformed(_to_cells(instance_norm(fine, fine_hidden)), colours, code)
+
+    def decode_tokens(self, transformed: Transformed) -> Float[Array, "b h2 w2 3"]:
+        """Last part of `decode`: transformed tokens to pixels."""
+        code = transformed.code
+        x = nnx.leaky_relu(self.exit(_from_cells(transformed.tokens), code), 0.2)
+        x = self.filter2(self.up2(x), code)
+        x = nnx.leaky_relu(self.modulation2(x, code), 0.2)
+        x = self.pixels(nnx.leaky_relu(self.up1(x), 0.2))
+        return imagenet.denormalise(_coloured(x.astype(jnp.float32), transformed.colours))
+
+    def learning_group(self, path: tuple[str | int, ...]) -> LearningGroup:
+        """The style's backbone has a rate of its own; the preset's is that of the rest."""
+        return "slow" if path[0] == "style_backbone" else "normal"
+
+
+def _coloured(x: Float[Array, "b h w 3"], colours: ColourStatistics) -> Float[Array, "b h w 3"]:
+    """Values in standard units to colours with the style's means and covariances.
+
+    mean + L x, where L L^T is the covariance of the style's colours (the Cholesky decomposition,
+    written out): white noise would get the style's colours. Green, the most like luminance, is
+    first.
+    """
+    red, green, blue = (colours.deviation[:, i, None, None] for i in range(3))
+    red_green, red_blue, green_blue = (
+        jnp.clip(colours.correlation[:, i, None, None], -0.99, 0.99) for i in range(3)
+    )
+    own_red = jnp.sqrt(1 - red_green**2)
+    blue_red = (red_blue - green_blue * red_green) / own_red
+    own_blue = jnp.sqrt(jnp.maximum(1 - green_blue**2 - blue_red**2, 1e-4))
+    first, second, third = (x[..., i] for i in range(3))
+    scaled = jnp.stack(
+        [
+            red * (red_green * first + own_red * second),
+            green * first,
+            blue * (green_blue * first + blue_red * second + own_blue * third),
+        ],
+        axis=-1,
+    )
+    return colours.mean[:, None, None] + scaled
+
+
+def _to_cells(x: Float[Array, "b h w c"]) -> Float[Array, "b h/2 w/2 4*c"]:
+    """2 x 2 positions to one."""
+    b, h, w, c = x.shape
+    return x.reshape(b, h // 2, 2, w // 2, 2, c).swapaxes(2, 3).reshape(b, h // 2, w // 2, 4 * c)
+
+
+def _from_cells(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c/4"]:
+    """The inverse of `_to_cells`."""
+    b, h, w, c = x.shape
+    return x.reshape(b, h, w, 2, 2, c // 4).swapaxes(2, 3).reshape(b, 2 * h, 2 * w, c // 4)

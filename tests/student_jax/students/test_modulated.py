@@ -1,0 +1,139 @@
+"""What is the modulated student's alone: its colours, its noise, what the style changes."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from drawn import build, pictures
+from flax import nnx
+from test_students import TINY as ALL
+
+from student_jax.inference.stylist import Stylist
+from student_jax.nets.statistics import colour_moments, colour_statistics
+from student_jax.students import ModulatedStudent
+from student_jax.students.modulated.model import _coloured, _from_cells, _to_cells
+from student_jax.students.modulated.modulation import (
+    NOISE_SIDE,
+    StyleFilter,
+    instance_norm,
+    noise_cells,
+)
+
+TINY = ALL["modulated"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"widths": (8, 8)}, "widths is .*expected three"),
+        ({"widths": (8, 8, 0)}, "widths is"),
+        ({"style_widths": ()}, "style_widths is"),
+        ({"num_blocks": 0}, "num_blocks is 0"),
+    ],
+)
+def test_config_names_what_is_wrong(change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(TINY, **change)
+
+
+def test_white_noise_gets_the_colours_of_the_style():
+    mixing = np.array([[0.9, 0.1, 0.0], [0.5, 0.4, 0.2], [-0.3, 0.2, 0.6]], np.float32)
+    style = np.asarray(pictures(0, 1, 64, 64)) @ mixing + 0.2
+    white = np.random.default_rng(1).standard_normal((1, 4096, 3)).astype(np.float32)
+    white = (white - white.mean(1)) / white.std(1)
+    values, vectors = np.linalg.eigh(np.cov(white[0].T, bias=True))
+    white = (white @ vectors / np.sqrt(values)).reshape(1, 64, 64, 3)
+
+    colours = colour_statistics(colour_moments(jnp.asarray(style), 16))
+    result = np.asarray(_coloured(jnp.asarray(white), colours)).reshape(-1, 3)
+
+    flat = style.reshape(-1, 3)
+    np.testing.assert_allclose(result.mean(0), flat.mean(0), atol=1e-4)
+    # `colour_statistics` adds 4e-4 to variances, which lowers the correlations a little.
+    np.testing.assert_allclose(
+        np.cov(result.T, bias=True), np.cov(flat.T, bias=True), atol=1e-3, rtol=0.02
+    )
+
+
+def test_instance_norm_by_hand_and_without_what_is_hidden():
+    x = jnp.array([0.0, 2.0, 0.0, 2.0, 100.0, 7.0]).reshape(1, 1, 6, 1)
+    hidden = jnp.array([False] * 4 + [True] * 2).reshape(1, 1, 6)
+    expected = np.array([-1, 1, -1, 1, 99, 6]).reshape(1, 1, 6, 1) / np.sqrt(1 + 1e-5)
+    np.testing.assert_allclose(instance_norm(x, hidden), expected, rtol=1e-6)
+    np.testing.assert_allclose(instance_norm(x[:, :, :4]), expected[:, :, :4], rtol=1e-6)
+
+
+def test_cells_hold_2_x_2_positions():
+    x = jnp.arange(4 * 6 * 3).reshape(1, 4, 6, 3) * 1.0
+    cells = _to_cells(x)
+    assert cells.shape == (1, 2, 3, 12)
+    np.testing.assert_array_equal(cells[0, 1, 2], x[0, 2:4, 4:6].reshape(-1))
+    np.testing.assert_array_equal(_from_cells(cells), x)
+
+
+def test_the_noise_of_a_position_is_always_the_same():
+    small, large = noise_cells(5, 7), noise_cells(NOISE_SIDE + 3, 9)
+    np.testing.assert_array_equal(small, large[:, :5, :7])
+    np.testing.assert_array_equal(large[:, NOISE_SIDE:], large[:, :3])
+    values = np.asarray(noise_cells(NOISE_SIDE, NOISE_SIDE))
+    assert abs(values.mean()) < 0.03 and abs(values.std() - 1) < 0.03
+
+
+def test_the_filter_is_a_convolution_with_the_style_s_kernels():
+    layer = StyleFilter(5, 4, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    x, code = (
+        pictures(0, 2, 6, 7)[..., :1].repeat(4, -1),
+        jax.random.normal(jax.random.key(1), (2, 5)),
+    )
+    kernels = np.asarray(layer.map(code)).reshape(2, 3, 3, 4)
+    padded = np.pad(np.asarray(x), ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    expected = np.array(x)
+    for b, i, j in np.ndindex(2, 6, 7):
+        expected[b, i, j] += (kernels[b] * padded[b, i : i + 3, j : j + 3]).sum((0, 1))
+    np.testing.assert_allclose(layer(x, code), expected, atol=1e-5)  # sums in another order
+
+
+def test_every_parameter_learns():
+    model = build(TINY)
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    content, style = pictures(0, 2, 32, 32), pictures(1, 2, 32, 32)
+
+    @jax.jit
+    @jax.grad
+    def gradient(params):
+        prediction = nnx.merge(graphdef, params, rest)(content, style, train=True)
+        return jnp.mean((prediction - style) ** 2)
+
+    dead = [
+        jax.tree_util.keystr(path)
+        for path, x in jax.tree.leaves_with_path(gradient(params))
+        # The normalisation that follows takes away what all positions share.
+        if not jnp.abs(x).max() > 0 and "conv1" not in jax.tree_util.keystr(path)
+    ]
+    assert dead == []
+
+
+def test_the_contrast_of_the_content_does_not_reach_the_result():
+    """Its features are normalised; what remains comes from the nonlinearities before that."""
+    model = ModulatedStudent(TINY, rngs=nnx.Rngs(0))
+    content, style = pictures(0, 1, 32, 32), pictures(1, 1, 32, 32)
+    predict = jax.jit(lambda content: model(content, style))
+    bright, pale = predict(content), predict(0.4 + 0.2 * content)
+    other = predict(pictures(2, 1, 32, 32))
+    assert jnp.abs(pale - bright).mean() < 0.5 * jnp.abs(other - bright).mean()
+
+
+def test_tiles_give_the_picture_as_a_whole():
+    model = build(TINY)
+    content, style = np.asarray(pictures(3, 200, 640)), np.asarray(pictures(4, 48, 48))
+    whole = Stylist(model)
+    encoded = whole.encode_style(style)
+    plan = whole.plan(200, 640, encoded)
+    assert plan.tile is None
+    tiled = plan._replace(tile=(200, 256))
+    # The same sums over other programs; statistics are of the same tokens.
+    np.testing.assert_allclose(
+        whole(content, encoded, plan=tiled), whole(content, encoded, plan=plan), atol=1e-4
+    )
