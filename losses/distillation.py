@@ -27,7 +27,6 @@ class DistillationWeights:
     style_gram: float = 0.0
     low_band: float = 0.0
     structure: float = 0.0
-    moments: float = 0.0
     style_moments: float = 0.0
 
     def __post_init__(self):
@@ -60,16 +59,14 @@ foretold of the one is, on average, between content and style."""
 PAINT = DistillationWeights(
     pixel=0.0,
     gram=0.0,
-    low_band=20.0,
-    structure=0.8,
-    relative_gram=0.1,
-    style_gram=0.3,
-    moments=0.3,
-    style_moments=0.7,
+    low_band=10.0,
+    structure=0.2,
+    style_gram=0.5,
+    style_moments=1.5,
 )
 """Pixels are compared only where they can be foretold, in the low band, and the deepest features
-keep the shapes. Everything finer is a matter of distributions, those of the teacher's picture and,
-with more weight, those of the style, whose strokes no teacher draws as well."""
+keep the shapes. Everything finer is a matter of distributions, and those of the style hold strokes
+that no small teacher draws as well."""
 
 
 def gram_loss(
@@ -139,8 +136,8 @@ def distillation_loss(
     | pixel, low_band | `pixel_loss`, `low_band_loss` |
     | gram, perceptual, texture | `gram_loss`, `perceptual_loss`, `texture_loss` to the target |
     | structure | `perceptual_loss` to the target of the two deepest layers of features |
-    | relative_gram, moments | `relative_gram_loss`, `moments_loss` to the target |
-    | style_gram, style_moments | the same to the style |
+    | relative_gram, style_gram | `relative_gram_loss` to the target, to the style |
+    | style_moments | `moments_loss` to the style |
 
     Args:
         prediction, target: pictures in [0, 1] (a prediction may leave that range).
@@ -173,8 +170,6 @@ def distillation_loss(
         terms["low_band"] = low_band_loss(prediction, target)
     if weights.structure:
         terms["structure"] = perceptual_loss(*map(_deepest, sides))
-    if weights.moments:
-        terms["moments"] = moments_loss(*sides)
     if weights.style_moments:
         terms["style_moments"] = moments_loss(sides[0], style_features or {})
     return sum(getattr(weights, name) * term for name, term in terms.items()), terms

@@ -43,7 +43,7 @@ class TrainConfig:
     """L1 = MSE, L2 = 0.5 MSE + 0.5 Gram, L3 = 0.7 MSE + 0.3 Gram, perceptual = MSE + 0.01 distance
     of features, texture = MSE + 0.1 difference of the amount of texture + 0.1 relative
     Gram distance to the teacher + 0.06 to the style, paint = low band and structure of the teacher,
-    distributions of features of the teacher and of the style (docs/training.md)."""
+    distributions of the style's features (docs/training.md)."""
     features: Literal["vgg16", "vgg19"] = "vgg16"
     """Network whose features are compared by all losses but L1: VGG16 is bundled; VGG19 is
     downloaded once."""

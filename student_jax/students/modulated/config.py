@@ -9,7 +9,7 @@ from student_jax.student import StudentConfig
 class ModulatedConfig(StudentConfig):
     """Architecture of a `ModulatedStudent`; the defaults are the bundled model's."""
 
-    widths: tuple[int, int, int] = (24, 64, 96)
+    widths: tuple[int, ...] = (24, 64, 96)
     """Channels at strides 2, 4 and 8."""
     pixel_width: int = 16
     """Channels at the resolution of the pixels, before the last convolution."""

@@ -127,12 +127,12 @@ def test_the_contrast_of_the_content_does_not_reach_the_result():
 
 def test_tiles_give_the_picture_as_a_whole():
     model = build(TINY)
-    content, style = np.asarray(pictures(3, 200, 640)), np.asarray(pictures(4, 48, 48))
+    content, style = np.asarray(pictures(3, 256, 640)), np.asarray(pictures(4, 48, 48))
     whole = Stylist(model)
     encoded = whole.encode_style(style)
-    plan = whole.plan(200, 640, encoded)
+    plan = whole.plan(256, 640, encoded)
     assert plan.tile is None
-    tiled = plan._replace(tile=(200, 256))
+    tiled = plan._replace(tile=(256, 256))
     # The same sums over other programs; statistics are of the same tokens.
     np.testing.assert_allclose(
         whole(content, encoded, plan=tiled), whole(content, encoded, plan=plan), atol=1e-4
