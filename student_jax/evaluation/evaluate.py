@@ -105,7 +105,7 @@ def write_report(
     student: MeasuredStudent | None,
     captions: Sequence[str],
     rows: Sequence[Sequence[UInt8[np.ndarray, "h w 3"]]],
-    sheet: UInt8[np.ndarray, "h w 3"] | None,
+    sheet: UInt8[np.ndarray, "h2 w2 3"] | None,
 ) -> None:
     """Print the table and write comparison.png, table.md, measures.json, report.html and, if there
     is one, contact_sheet.png."""

@@ -117,7 +117,7 @@ def html_page(
     remarks: Sequence[str],
     captions: Sequence[str],
     rows: Sequence[Sequence[UInt8[np.ndarray, "h w 3"]]],
-    sheet: UInt8[np.ndarray, "h w 3"] | None = None,
+    sheet: UInt8[np.ndarray, "h2 w2 3"] | None = None,
 ) -> str:
     """A page that needs no other file and no server: table, remarks, rows of pictures, a sheet."""
     measures = shown_measures(judgement)

@@ -164,7 +164,8 @@ def test_objectives_say_how_little_of_a_loss_a_term_is(dump, tmp_path):
         run = TrainingRun(root=tmp_path, data=Path("x"), loss=loss, seed=0, steps=10)
         run.__dict__["workdir"] = workdir = tmp_path / loss
         workdir.mkdir()
-        (workdir / "config.json").write_text(json.dumps({"clip_norm": 1.0}))
+        settings = {"model": {}, "data": [], "clip_norm": 1.0}
+        (workdir / "config.json").write_text(json.dumps(settings))
         pixel = {"L1": 1.0, "L2": 0.5, "L3": 0.7}[loss]
         lines = []
         for step, norm in ((1, 9.0), (10, 0.5)):

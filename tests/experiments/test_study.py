@@ -39,5 +39,5 @@ def test_figures_are_taken_once(tmp_path):
     for mse in (0.5, 0.7):
         assert kept(path, lambda mse=mse: {"mse": mse}) == {"mse": 0.5}
     path.write_text('{"mse": 0.')
-    with pytest.raises(InputError, match=r"figures.json: .*; delete the file, to measure again"):
+    with pytest.raises(InputError, match=r"figures.json': .*; delete the file, to measure again"):
         kept(path, lambda: {"mse": 0.5})

@@ -87,7 +87,7 @@ def test_student_beside_teacher_and_controls(dump, opened, tmp_path, capsys):
     stored = json.loads((out / "measures.json").read_text())
     assert stored["measures"]["student"] == measures["student"]
     assert stored["student"]["checkpoint"] == "mini" and stored["student"]["step"] is None
-    assert opened == [("mini", "best", 256)]
+    assert opened == [("mini", "best", None)]
     assert stored["measures"]["teacher"]["psnr"] is None  # infinite
     assert set(stored["missing"]) == {"cfsd", "fid", "art_fid", "sameness"}
     table = (out / "table.md").read_text()
@@ -105,7 +105,7 @@ def test_what_a_training_validated_on(dump, tmp_path, monkeypatch):
         validation_triplets(tmp_path, 64)
     (tmp_path / "checkpoints").mkdir()
     for data in (str(dump), [str(dump)]):
-        run = {"data": data, "validation": None, "validation_fraction": 0.2}
+        run = {"model": {}, "data": data, "validation": None, "validation_fraction": 0.2}
         (tmp_path / "config.json").write_text(json.dumps(run))
         [(dataset, indices)] = validation_triplets(tmp_path, 64)
         assert indices == list(split_triplets(dataset, 0.2).validation)
@@ -126,7 +126,7 @@ def test_what_a_training_validated_on(dump, tmp_path, monkeypatch):
 def test_a_training_run_and_results_on_what_it_validated_on(dump, opened, tmp_path):
     workdir, out = tmp_path / "run", tmp_path / "out"
     (workdir / "checkpoints").mkdir(parents=True)
-    run = {"data": str(dump), "validation": None, "validation_fraction": 0.2}
+    run = {"model": {}, "data": str(dump), "validation": None, "validation_fraction": 0.2}
     run |= {"init_from": None, "loss": "L2", "steps": 900}
     (workdir / "config.json").write_text(json.dumps(run))
     for triplet in TripletDataset(dump):
@@ -145,7 +145,7 @@ def test_a_training_run_and_results_on_what_it_validated_on(dump, opened, tmp_pa
     assert measures["results"] == measures["teacher"] != measures["student"]
     # Which checkpoint it was and what it saw is used, and said on the page and in the JSON.
     assert opened == [(str(workdir), 700, 48)]
-    said = "trained from scratch, loss L2, up to 900 steps, --step 700, styles reduced to 48 px"
+    said = "trained from scratch, loss L2, up to 900 steps, --step 700, --style-scale 48"
     assert said in (out / "report.html").read_text()
     student = json.loads((out / "measures.json").read_text())["student"]
     assert student == {
