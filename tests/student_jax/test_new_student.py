@@ -19,7 +19,7 @@ from student_jax.export.export import ExportConfig, export
 from student_jax.inference import cost
 from student_jax.inference.command import StyliseConfig, stylise_files
 from student_jax.student import STUDENTS, Student, StudentConfig, register_student
-from student_jax.training.checkpoint import load_student
+from student_jax.training.checkpoint import Checkpoints, load_student
 from student_jax.training.config import TrainConfig
 from student_jax.training.integrity import list_steps
 from student_jax.training.train import train
@@ -188,7 +188,7 @@ def test_where_it_is_not_registered_its_files_are_refused_in_a_sentence(run):
     command = [sys.executable, "-c", program, str(run.workdir)]
     failed = subprocess.run(command, capture_output=True, text=True)
     message = failed.stderr.strip().splitlines()[-1]
-    assert "the student 'tint' is not known, only mini, sttr" in message
+    assert "the student 'tint' is not known, only mini, modulated, sttr" in message
 
 
 def test_it_is_evaluated_beside_the_controls(run, dump, tmp_path):
