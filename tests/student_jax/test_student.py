@@ -87,7 +87,7 @@ def test_unregistered_students_are_refused():
             function(OtherConfig())
     with pytest.raises(ValueError, match="OtherConfig is not registered"):
         build_student(OtherConfig(), rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match=r"'other' is not known, only mini, sttr; .*registered"):
+    with pytest.raises(ValueError, match=r"'other' is not known, only mini, modulated, sttr; .*registered"):
         config_from_json({"student": "other"})
 
 
