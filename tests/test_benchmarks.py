@@ -38,6 +38,11 @@ RUNS = {
         r"\| 64 \| 1 \| .* \| \d+ \| -?\d+ \| \d+\.\d \(\d+\.\d\) \|",
     ),
     "padding": ("--height 80 --width 80", r"\| coffee(?: \| \d+\.\d\d){5} \|"),
+    "painting": (
+        f"--content {SAMPLES}/content --style {SAMPLES}/style --checkpoints mini --out OUT "
+        "--contents 1 --styles 2 --size 64 --measured 64",
+        r"(?m)^\| mini \|(?: \d\.\d{3} \|){7}(?: \d\.\d\d \|){3}",
+    ),
     "student": (
         "--sizes 32 --repeats 1",
         r"(?s)PyTorch eager \| .*\| 1\.00 \| 0\.0e\+00 \|.*\| ours \| \d+\.\d\d \|",
@@ -66,6 +71,7 @@ RUNS = {
     ),
 }
 WRITTEN = {
+    "painting": ["mini.png", "table.md"],
     "contact_sheets": ["comparison.jpg", "mini_student.jpg", "mini_teacher.jpg"],
     "teacher_parameters": ["gamma_temperature_coffee_van_gogh_harvest.jpg", "parameters.jpg"],
 }
