@@ -75,8 +75,6 @@ WRITTEN = {
     "contact_sheets": ["comparison.jpg", "mini_student.jpg", "mini_teacher.jpg"],
     "teacher_parameters": ["gamma_temperature_coffee_van_gogh_harvest.jpg", "parameters.jpg"],
 }
-# Compiling training steps of the reference student takes minutes, however small its pictures.
-SLOW = ("student, training", "student, memory")
 PROGRAMS = {path.stem for path in FOLDER.glob("*.py") if "__main__" in path.read_text()}
 
 
@@ -98,9 +96,8 @@ def test_every_benchmark_is_run():
     assert {name.partition(",")[0] for name in RUNS} == PROGRAMS
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in RUNS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNS)
 def test_a_benchmark_runs(name, data, tmp_path):
     flags, printed = RUNS[name]
     words = {"OUT": str(tmp_path), "DATA": str(data)}

@@ -109,6 +109,7 @@ def test_every_stage_agrees(name, monkeypatch):
     assert_close(nchw((prediction - MEAN) / STD), fixture["output"])
 
 
+@pytest.mark.slow
 def test_bfloat16_is_close():
     fixture = np.load(FIXTURES / "sttr_small_96x160_128x64.npz")
     _, model, (content, style) = load("sttr_small_96x160_128x64")
