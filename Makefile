@@ -26,7 +26,7 @@ quickstart: $(VENV)/installed
 	$(BIN)/style-distil train mini --data $(Q)/triplets --workdir $(Q)/student --resume \
 	    --init-from mini --loss texture --validation-fraction 0.2 --batch-size 4 --features-crop 64 \
 	    --steps 60 --warmup-steps 6 --learning-rate 1e-4 --checkpoint-every 30
-	$(BIN)/style-distil evaluate --checkpoint $(Q)/student --out $(Q)
+	$(BIN)/style-distil evaluate --checkpoint $(Q)/student --no-structure --out $(Q)
 	$(BIN)/style-distil stylize --checkpoint $(Q)/student --out $(Q)/stylised \
 	    --content $(SAMPLES)/content/eilean_donan_castle.jpg --style $(SAMPLES)/style
 	@echo "The pictures are in $(Q)/stylised, teacher and student side by side in $(Q)/comparison.png."
