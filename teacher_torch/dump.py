@@ -21,9 +21,9 @@ from teacher_torch.pairs import plan_pairs
 from teacher_torch.teacher import TEACHERS, Runtime, Teacher
 from teacher_torch.work import Work
 from triplets import InputError, NativeCrops, TripletWriter, load_images, open_source
-from triplets.format import load_manifest
 from triplets.images import MAX_SIDE
 from triplets.sources import MIN_SIDE
+from triplets.storage import Bucket, Folder, load_manifest, open_storage
 
 DEFAULT_TEACHER = "styleid"
 
@@ -36,8 +36,9 @@ class DumpConfig:
     """Folder of content pictures, or tfds:NAME:SPLIT."""
     style: str
     """Folder of style pictures, or tfds:NAME:SPLIT."""
-    out: Path
-    """Folder of the dataset; a dump that was interrupted continues."""
+    out: str | Path
+    """Folder of the dataset, or an address such as s3://bucket/folder (docs/scale.md); a dump that
+    was interrupted continues."""
     teacher: str = DEFAULT_TEACHER
     """The method that stylises."""
     method: Any = None
@@ -65,6 +66,9 @@ class DumpConfig:
     costs less per pair (2/tile more than the least) and loses more if interrupted."""
     memory_budget: float | None = None
     """GiB that the networks and their work may take; by default what is free on the device."""
+    format: Literal[1, 2] | None = None
+    """Version of the dataset's format: 1, plain arrays that any program maps into memory, or 2,
+    lossless WebP, about half as large. By default 1 in a folder and 2 in a bucket."""
     device: str | None = None
     """"cuda", "mps" or "cpu"; by default the best that is there."""
     dtype: Literal["float32", "float16", "bfloat16"] | None = None
@@ -183,7 +187,9 @@ def dump(config: DumpConfig) -> None:
             file=sys.stderr,
         )
 
-    # Teacher
+    # Teacher; before it is loaded, whether there is a place for what it makes
+    storage = open_storage(config.out)
+    storage.check_writable()
     sources = [open_source(spec) for spec in (config.content, config.style)]
     teacher = TEACHERS[config.teacher].open(
         config.method,
@@ -244,7 +250,7 @@ def dump(config: DumpConfig) -> None:
     }
     if crops is not None:
         provenance["style_crop"] = config.style_crop
-    if names_no_teacher(config.out) and config.teacher == "styleid":
+    if names_no_teacher(storage) and config.teacher == "styleid":
         del settings["teacher"]
         provenance["teacher"] = provenance.pop("model")
     writer = TripletWriter(
@@ -260,6 +266,7 @@ def dump(config: DumpConfig) -> None:
         arrays=teacher.arrays(),
         rank=rank,
         world_size=world_size,
+        version=config.format,
     )
 
     # Work
@@ -306,10 +313,10 @@ def memory_need(
     return teacher.memory(size_px, contents, styles, min(len(pairs), shard_size))
 
 
-def names_no_teacher(root: Path) -> bool:
+def names_no_teacher(storage: Folder | Bucket) -> bool:
     """Whether a dataset was started when StyleID was the only teacher, so that its settings name
     none and its provenance calls the model the teacher."""
-    if not (root / "manifest.json").is_file():
+    if not storage.holds("manifest.json"):
         return False
-    settings = load_manifest(root).get("settings")
+    settings = load_manifest(storage).get("settings")
     return isinstance(settings, Mapping) and "styleid" in settings and "teacher" not in settings

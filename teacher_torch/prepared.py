@@ -6,6 +6,9 @@ What a teacher learns of a style is published in the dataset like a shard, with 
         tensors.safetensors     what `Teacher.prepare` made of them
         prepared.json           ids of the pictures, sha256 of the other file
     prepared/.style-00004.unfinished/       state of a group in the making, if the teacher keeps any
+
+In a bucket the first of them has 16 digits of its sha256 in its name, so that it always belongs to
+the description beside it, and the state of a group in the making stays on the machine that works.
 """
 
 import contextlib
@@ -14,6 +17,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -24,7 +28,7 @@ from jaxtyping import Int
 from teacher_torch.pixels import to_model_range
 from teacher_torch.teacher import Key, Prepared, Role, Teacher
 from triplets import DatasetError, ImageSet, TripletWriter
-from triplets.atomic import synced_file
+from triplets.atomic import make_folder, synced_file
 from triplets.format import encode_json, load_json
 
 FOLDER = "prepared"
@@ -171,7 +175,7 @@ class PreparedStore:
         Raises:
             OSError: the disk is full and so on.
         """
-        with self._writer.new_folder(f"{FOLDER}/{name}") as folder:
+        with self._writer.new_folder(f"{FOLDER}/{name}", DESCRIPTION) as folder:
             prepared.save(folder / TENSORS)
             description = {"ids": list(ids), "sha256": _file_sha256(folder / TENSORS)}
             with synced_file(folder / DESCRIPTION) as file:
@@ -193,10 +197,7 @@ class PreparedStore:
         except OSError:
             intact = False
         if description.get("ids") != list(ids) or not intact:
-            raise DatasetError(
-                f"{path} is damaged or belongs to other pictures; remove it, and the same command "
-                "makes it again."
-            )
+            raise _damaged(path)
         return Prepared.load(path / TENSORS)
 
     def drop(self, name: str) -> None:
@@ -237,6 +238,78 @@ class PreparedStore:
 
     def _lock_path(self, name: str) -> Path:
         return self._path(f".{name}.lock")
+
+
+class BucketPreparedStore(PreparedStore):
+    """The same in a bucket, where there are no locks.
+
+    Ranks of a machine still wait for each other. Those of different machines should get different
+    pictures to prepare; what two of them make of the same one is used by whoever finds it.
+    """
+
+    def __init__(self, writer: TripletWriter):
+        super().__init__(writer)
+        key = hashlib.sha256(str(writer.storage).encode()).hexdigest()[:16]
+        self._scratch = Path(tempfile.gettempdir()) / f"style-distil-prepared-{key}"
+
+    def holds(self, name: str) -> bool:
+        """See `PreparedStore`."""
+        return self._writer.storage.holds(f"{FOLDER}/{name}/{DESCRIPTION}")
+
+    def unfinished(self, name: str) -> Path:
+        """See `PreparedStore`."""
+        make_folder(self._scratch)
+        return super().unfinished(name)
+
+    def publish(self, name: str, ids: Sequence[str], prepared: Prepared) -> None:
+        """See `PreparedStore`."""
+        with self._writer.new_folder(f"{FOLDER}/{name}", DESCRIPTION) as folder:
+            prepared.save(folder / TENSORS)
+            sha256 = _file_sha256(folder / TENSORS)
+            os.rename(folder / TENSORS, folder / _name_of_tensors(sha256))
+            with synced_file(folder / DESCRIPTION) as file:
+                file.write(encode_json({"ids": list(ids), "sha256": sha256}))
+
+    def load(self, name: str, ids: Sequence[str]) -> Prepared:
+        """See `PreparedStore`."""
+        storage, folder = self._writer.storage, f"{FOLDER}/{name}"
+        self.clear(name)
+        description = storage.load_json(f"{folder}/{DESCRIPTION}")
+        sha256 = description.get("sha256")
+        if description.get("ids") != list(ids) or not isinstance(sha256, str):
+            raise _damaged(storage.path(folder))
+        tensors = f"{folder}/{_name_of_tensors(sha256)}"
+        return storage.cached(tensors, sha256, Prepared.load, of_file=sha256)
+
+    def drop(self, name: str) -> None:
+        """See `PreparedStore`."""
+        self._writer.storage.remove(f"{FOLDER}/{name}", DESCRIPTION)
+
+    @contextlib.contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """See `PreparedStore`."""
+        make_folder(self._scratch)
+        with super().lock(name):
+            yield
+
+    def _path(self, name: str) -> Path:
+        return self._scratch / name
+
+
+def prepared_store(writer: TripletWriter) -> PreparedStore:
+    """Where the prepared pictures of a dataset are kept."""
+    return (PreparedStore if writer.storage.is_local else BucketPreparedStore)(writer)
+
+
+def _damaged(path: str | Path) -> DatasetError:
+    return DatasetError(
+        f"{path} is damaged or belongs to other pictures; remove it, and the same command makes it "
+        "again."
+    )
+
+
+def _name_of_tensors(sha256: str) -> str:
+    return f"tensors-{sha256[:16]}.safetensors"
 
 
 def _file_sha256(path: Path) -> str:

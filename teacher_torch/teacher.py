@@ -22,7 +22,7 @@ from torch import Tensor
 
 from teacher_torch.devices import MemoryNeed
 from triplets.atomic import synced_file
-from triplets.format import load_array
+from triplets.storage import open_storage
 
 Role = Literal["content", "style"]
 """What a picture is in a pair."""
@@ -214,8 +214,8 @@ class Runtime:
     """Of the networks."""
     compile: bool = False
     """Whether to compile the networks (torch.compile)."""
-    dataset: Path | None = None
-    """Folder of the dataset, where an earlier start may have left arrays."""
+    dataset: str | Path | None = None
+    """Folder or address of the dataset, where an earlier start may have left arrays."""
 
     def stored(self, name: str, shape: tuple[int | None, ...], dtype: str) -> np.ndarray | None:
         """An array that `Teacher.arrays` left with the dataset at an earlier start, if any.
@@ -223,9 +223,12 @@ class Runtime:
         Raises:
             DatasetError: it is damaged, or has another shape or dtype.
         """
-        if self.dataset is None or not (path := self.dataset / f"{name}.npy").exists():
+        if self.dataset is None:
             return None
-        return np.array(load_array(path, shape, dtype))
+        storage = open_storage(self.dataset)
+        if not storage.holds(f"{name}.npy"):
+            return None
+        return np.array(storage.load_array(f"{name}.npy", shape, dtype))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """The work of a dump: its UNet rows, their order, and what happens when memory runs out."""
 
 import os
-import shutil
 import sys
 import time
 
@@ -12,7 +11,7 @@ from tqdm import tqdm
 
 from teacher_torch.devices import GIB, MemoryNeed, is_out_of_memory, release_cached_memory
 from teacher_torch.pixels import to_uint8
-from teacher_torch.prepared import PreparedPictures, PreparedStore
+from teacher_torch.prepared import PreparedPictures, prepared_store
 from teacher_torch.teacher import ROLES, Key, Teacher
 from triplets import ImageSet, InputError, TripletWriter
 
@@ -39,7 +38,7 @@ class Work:
                 seed,
                 writer.pairs[:, column],
                 [writer.shard_pairs(shard)[:, column] for shard in self.shards],
-                PreparedStore(writer) if role in teacher.persistent else None,
+                prepared_store(writer) if role in teacher.persistent else None,
             )
             for column, (role, pictures) in enumerate(zip(ROLES, self._sets, strict=True))
         ]
@@ -61,6 +60,9 @@ class Work:
         pairs = sum(len(writer.shard_pairs(shard)) for shard in self.shards)
         pixels = (len(writer.pairs) + len(contents) + len(styles)) * contents.images[0].nbytes
         whose = f" by rank {writer.rank} of {writer.world_size}" if writer.world_size > 1 else ""
+        packed = " before they are compressed" if writer.version == 2 else ""
+        room = writer.storage.free_bytes()
+        free = f"in {writer.root}" if room is None else f"{room / 1e9:.0f} GB free"
         lines = [
             f"{len(writer.pairs)} pairs of {len(contents)} contents and {len(styles)} styles in "
             f"{writer.num_shards} shards; to do{whose}: {pairs} pairs in {len(self.shards)} shards",
@@ -68,8 +70,7 @@ class Work:
             f"stylise pairs, at most {rows_per_call} per call",
             f"memory: about {need.total(rows_per_call) / GIB:.2f} of {budget / GIB:.2f} GiB on "
             f"{self.teacher.device}, {need.weights / GIB:.2f} of them weights",
-            f"disk: {pixels / 1e9:.2f} GB for all shards, "
-            f"{shutil.disk_usage(writer.root).free / 1e9:.0f} GB free",
+            f"disk: {pixels / 1e9:.2f} GB for all shards{packed}, {free}",
         ]
         return "\n".join(lines)
 
@@ -91,6 +92,9 @@ class Work:
         ) as bar:
             teacher.after_call = bar.update
             for index, shard in enumerate(self.shards):
+                # In a bucket nobody keeps another process from doing the same work.
+                if not writer.storage.is_local and writer.holds_shard(shard):
+                    continue
                 stylised = self._stylise_in_memory(index, bar)
                 reduced = teacher.rows_per_call != writer.settings["rows_per_call"]
                 remarks = {"rows_per_call": teacher.rows_per_call} if reduced else None

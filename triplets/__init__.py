@@ -1,5 +1,6 @@
 """The contract between teacher and student: picture files, picture sources, triplets on disk."""
 
+from triplets.cache import Cache
 from triplets.dataset import TripletDataset
 from triplets.errors import InputError, one_line
 from triplets.format import DatasetError, Triplet
@@ -33,6 +34,7 @@ from triplets.split import in_test_split, test_files, training_files
 from triplets.writer import TripletWriter
 
 __all__ = [
+    "Cache",
     "DatasetError",
     "DecodedImage",
     "ImageError",

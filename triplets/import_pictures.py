@@ -24,8 +24,9 @@ KINDS = ("content", "style", "stylised")
 class ImportConfig:
     """Make a dataset from three folders with matching names, or from a CSV file of paths."""
 
-    out: Path
-    """Folder of the dataset; an import that was interrupted continues."""
+    out: str | Path
+    """Folder of the dataset, or an address such as s3://bucket/folder; an import that was
+    interrupted continues."""
     content: Path | None = None
     """Folder of content pictures."""
     style: Path | None = None

@@ -9,6 +9,7 @@ from jaxtyping import Float64, Int, UInt8
 from PIL import Image
 from tyro.conf import Positional
 
+from triplets.cache import DEFAULT_GIB, Cache
 from triplets.dataset import TripletDataset
 from triplets.errors import InputError
 from triplets.format import Triplet
@@ -23,16 +24,21 @@ BLANK = 3.0
 class PreviewConfig:
     """Print figures of a dataset and write a contact sheet of some of its triplets."""
 
-    root: Positional[Path]
-    """Folder of the dataset; it may be unfinished."""
+    root: Positional[str | Path]
+    """Folder of the dataset, or an address such as s3://bucket/folder; it may be unfinished."""
     out: Path | None = None
-    """Contact sheet, PNG or JPEG; by default preview.png in the dataset's folder."""
+    """Contact sheet, PNG or JPEG; by default preview.png in the dataset's folder, or here if that
+    is in a bucket."""
     triplets: int = 12
     """Triplets on the sheet, evenly spaced over the dataset."""
     cell: int = 192
     """Largest side of a picture on the sheet, in pixels."""
     sample: int = 256
     """Triplets, evenly spaced, from which the pixel figures are computed."""
+    cache_dir: Path | None = None
+    """Folder in which files of buckets are kept; by default ~/.cache/style-distil."""
+    cache_gib: float = DEFAULT_GIB
+    """GiB that such files may take there."""
 
     def __post_init__(self):
         for name in ("triplets", "cell", "sample"):
@@ -46,8 +52,9 @@ def preview(config: PreviewConfig) -> None:
     Raises:
         DatasetError: no dataset, or a damaged one.
     """
-    dataset = TripletDataset(config.root)
-    out = config.out or config.root / "preview.png"
+    dataset = TripletDataset(config.root, Cache.of(config.cache_dir, config.cache_gib))
+    folder = dataset.root if isinstance(dataset.root, Path) else Path()
+    out = config.out or folder / "preview.png"
     print(describe(dataset, config.sample))
     write_image(out, triplet_sheet(dataset, config.triplets, config.cell))
     print(f"contact sheet: {out}")
@@ -57,11 +64,10 @@ def describe(dataset: TripletDataset, sample: int = 256) -> str:
     """Counts, and pixel figures of `sample` triplets, in a few lines."""
     manifest = dataset.manifest
     height, width = manifest["image_size"]
-    files = [path for path in dataset.root.rglob("*") if path.is_file()]
     lines = [
         f"{len(dataset)} of {manifest['num_pairs']} planned triplets, {height} x {width} px, of "
         f"{manifest['num_contents']} contents and {manifest['num_styles']} styles; "
-        f"{sum(path.stat().st_size for path in files) / 1e9:.2f} GB",
+        f"{dataset.storage.total_bytes() / 1e9:.2f} GB",
     ]
     for column, kind in enumerate(("content", "style")):
         pictures = (dataset.contents, dataset.styles)[column]

@@ -46,9 +46,22 @@ def read_json(path: Path) -> dict:
     """
     check_file(path, MAX_JSON_BYTES)
     try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        data = path.read_bytes()
+    except OSError as error:
         raise InputError(f"{str(path)!r}: not JSON: {one_line(error)}.") from error
+    return parse_json(data, str(path))
+
+
+def parse_json(data: bytes, name: str) -> dict:
+    """The object in the bytes of a JSON file.
+
+    Raises:
+        InputError: no JSON, or JSON that is no object; it calls the file by its name.
+    """
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{name!r}: not JSON: {one_line(error)}.") from error
     if not isinstance(value, dict):
-        raise InputError(f"{str(path)!r}: expected a JSON object, got {type(value).__name__}.")
+        raise InputError(f"{name!r}: expected a JSON object, got {type(value).__name__}.")
     return value

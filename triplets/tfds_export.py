@@ -21,8 +21,8 @@ VERSION = "1.0.0"
 class ExportConfig:
     """Copy a dataset into the format of TensorFlow Datasets, as OUT/triplets/1.0.0."""
 
-    root: Positional[Path]
-    """Folder of the dataset."""
+    root: Positional[str | Path]
+    """Folder of the dataset, or an address such as s3://bucket/folder."""
     out: Path
     """A `data_dir` of TensorFlow Datasets."""
     file_format: Literal["array_record", "parquet"] = "array_record"

@@ -1,11 +1,11 @@
 """The command that checks a triplet dataset."""
 
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
 from tyro.conf import Positional
 
+from triplets.cache import DEFAULT_GIB, Cache
 from triplets.dataset import AGAIN, TripletDataset
 from triplets.format import DatasetError
 
@@ -14,11 +14,15 @@ from triplets.format import DatasetError
 class VerifyConfig:
     """Read a whole dataset, check every checksum and report what is damaged or missing."""
 
-    root: Positional[Path]
-    """Folder of the dataset."""
+    root: Positional[str | Path]
+    """Folder of the dataset, or an address such as s3://bucket/folder."""
     repair: bool = False
     """Move damaged shards and files to the folder damaged/ of the dataset, so that the command that
     wrote it makes them anew."""
+    cache_dir: Path | None = None
+    """Folder in which files of buckets are kept; by default ~/.cache/style-distil."""
+    cache_gib: float = DEFAULT_GIB
+    """GiB that such files may take there."""
 
 
 def verify(config: VerifyConfig) -> None:
@@ -28,7 +32,7 @@ def verify(config: VerifyConfig) -> None:
         DatasetError: there are faults, or no dataset.
         OSError: a damaged part cannot be moved.
     """
-    dataset = TripletDataset(config.root)
+    dataset = TripletDataset(config.root, Cache.of(config.cache_dir, config.cache_gib))
     faults = dataset.faults()
     for fault in faults:
         print(fault.sentence)
@@ -43,9 +47,6 @@ def verify(config: VerifyConfig) -> None:
     if not config.repair:
         raise DatasetError(f"{what}; --repair sets aside what is damaged, to be made anew.")
     for part in damaged:
-        aside = dataset.root / "damaged" / f"{part.name}-{secrets.token_hex(4)}"
-        aside.parent.mkdir(exist_ok=True)
-        if part.exists():
-            part.rename(aside)
+        if aside := dataset.storage.set_aside(part):
             print(f"set aside: {aside}")
     raise DatasetError(f"{what}; {AGAIN} to make anew what was set aside.")

@@ -1,37 +1,32 @@
 """Writing a triplet dataset: restartable at any byte, by one process or by several."""
 
 import contextlib
-import errno
 import json
 import os
-import re
-import secrets
-import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int32
 
-from triplets.atomic import sync_folder, synced_file
+from triplets.atomic import synced_file
+from triplets.compressed import PictureTar, write_tar
 from triplets.errors import is_utf8, one_line
 from triplets.format import (
-    FORMAT_VERSION,
+    FORMAT_VERSIONS,
     DatasetError,
     array_sha256,
     check_array_names,
     encode_json,
     ids_sha256,
-    list_shards,
-    load_array,
-    load_json,
-    load_manifest,
     shard_name,
 )
 from triplets.sources import ImageSet
+from triplets.storage import load_manifest, open_storage
 
-_STAGING_NAME = re.compile(r"\.staging-(\d+)(\..*)?")
+_OF_VERSION_2 = ("tar_sha256", "offsets")
+"""What describes the bytes of a tar, which may differ between machines, and not the pixels."""
 
 
 class TripletWriter:
@@ -48,8 +43,11 @@ class TripletWriter:
     Each rank must run once; a second process with the same rank takes over from the first, which
     then fails at its next write.
 
+    In a bucket a shard's files are uploaded and shard.json comes last; `triplets.storage` says
+    more. Two processes with the same rank do no harm there but work twice.
+
     Args:
-        root: the dataset folder; created, or continued.
+        root: the dataset folder, or an address such as s3://bucket/folder; created, or continued.
         contents: the content pictures.
         styles: the style pictures, of the same size.
         pairs: the plan, integers [p 2]: row in contents, row in styles.
@@ -65,6 +63,9 @@ class TripletWriter:
         shard_size: pairs per shard.
         rank: number of this process, from 0.
         world_size: number of processes.
+        ranks: which rank writes each shard; by default each writes as many as the others.
+        version: version of the format, 1 for plain arrays or 2 for compressed pictures; by default
+            that of the dataset that is continued, or else 1 in a folder and 2 in a bucket.
 
     Raises:
         DatasetError: arguments that do not fit together, or a folder that holds something else;
@@ -86,6 +87,8 @@ class TripletWriter:
         shard_size: int = 32,
         rank: int = 0,
         world_size: int = 1,
+        ranks: Sequence[int] | None = None,
+        version: int | None = None,
     ):
         if contents.images.shape[1:] != styles.images.shape[1:]:
             raise DatasetError(
@@ -100,15 +103,22 @@ class TripletWriter:
                 "expected shard_size >= 1 and 0 <= rank < world_size, got "
                 f"shard_size {shard_size}, rank {rank}, world_size {world_size}."
             )
-        self.root = Path(root)
+        self.storage = open_storage(root)
+        self.root: Path | str = self.storage.root if self.storage.is_local else self.storage.address
         self.pairs = _checked_pairs(pairs, len(contents), len(styles))
         self.shard_size = shard_size
         self.rank = rank
         self.world_size = world_size
         self._image_shape = contents.images.shape[1:]
+        self._ranks = ranks
+        if ranks is not None and len(ranks) != self.num_shards:
+            raise DatasetError(
+                f"expected the rank of each of {self.num_shards} shards, got {len(ranks)}."
+            )
+        self.version = self._choose_version(version)
 
         manifest = {
-            "format_version": FORMAT_VERSION,
+            "format_version": self.version,
             "image_size": list(self._image_shape[:2]),
             "num_contents": len(contents),
             "num_styles": len(styles),
@@ -122,10 +132,12 @@ class TripletWriter:
         if arrays:
             manifest["arrays"] = {name: array_sha256(array) for name, array in arrays.items()}
             check_array_names(manifest["arrays"])
-        self._open_root()
+        self.storage.begin_writing(rank, world_size)
         self._publish_manifest(manifest, defaults or {})
         for name, array in arrays.items():
             self._publish_array(name, array, manifest["arrays"][name])
+        if self.version == 2:
+            self._publish_array("pairs", self.pairs, manifest["pairs_sha256"])
         self._publish_images("contents", contents)
         self._publish_images("styles", styles)
         self._check_finished()
@@ -145,7 +157,11 @@ class TripletWriter:
 
     def unfinished_shards(self) -> list[int]:
         """The shards of all ranks that are not in place yet, in order."""
-        return sorted(set(range(self.num_shards)) - set(list_shards(self.root)))
+        return sorted(set(range(self.num_shards)) - set(self.storage.list_shards()))
+
+    def holds_shard(self, shard: int) -> bool:
+        """Whether that shard is in place."""
+        return self.storage.holds_shard(shard_name(shard))
 
     def finished(self) -> bool:
         """Whether every shard of the plan, of all ranks, is in place."""
@@ -163,7 +179,10 @@ class TripletWriter:
             DatasetError: not a missing shard of this rank, or another shape or dtype.
             OSError: disk full and so on; nothing half-written is left under a final name.
         """
-        if shard not in self.missing_shards():
+        name = shard_name(shard)
+        mine = 0 <= shard < self.num_shards and self._rank_of(shard) == self.rank
+        # In a bucket another process may have been faster, with the same pixels.
+        if not mine or (self.storage.is_local and self.storage.holds_shard(name)):
             raise DatasetError(
                 f"shard {shard} is not missing here: rank {self.rank} of {self.world_size} writes "
                 "each of its shards once."
@@ -175,71 +194,57 @@ class TripletWriter:
                 f"shard {shard}: expected uint8 {list(expected)}, "
                 f"got {stylised.dtype} {list(stylised.shape)}."
             )
-        name = shard_name(shard)
         sha256 = {"stylised": array_sha256(stylised), "index": array_sha256(index)}
         description = {"rows": len(index), "sha256": sha256}
         if remarks:
             description["remarks"] = _as_json("remarks", remarks)
-        with self.new_folder(name) as folder:
-            _save_array(folder / "stylised.npy", stylised)
-            _save_array(folder / "index.npy", index)
+        with self.new_folder(name, "shard.json") as folder:
+            if self.version == 2:
+                description |= write_tar(folder, "stylised", stylised)[1]
+            else:
+                _save_array(folder / "stylised.npy", stylised)
+                _save_array(folder / "index.npy", index)
             _save_json(folder / "shard.json", description)
 
     @contextlib.contextmanager
-    def new_folder(self, name: str) -> Iterator[Path]:
+    def new_folder(self, name: str, description: str) -> Iterator[Path]:
         """A folder to fill that appears in the dataset as `name` when the block ends, whole.
+
+        Args:
+            name: what to call it.
+            description: the file in it that describes the others: in a bucket it comes last.
 
         Raises:
             DatasetError: it is there already, or another process runs as this rank.
             OSError: disk full and so on; nothing half-written is left under a final name.
         """
-        target = self.root / name
-        with self._staging(name) as staging:
-            folder = staging / target.name
-            folder.mkdir()
+        with self.storage.new_folder(name, description) as folder:
             yield folder
-            sync_folder(folder)
-            target.parent.mkdir(exist_ok=True)
-            os.rename(folder, target)
-            sync_folder(target.parent)
-        if not (self.root / "manifest.json").is_file():
+        if not self.storage.holds("manifest.json"):
             raise DatasetError(
                 f"{str(self.root)!r} has lost its manifest.json meanwhile, without which it cannot "
                 "be read; put it back, or start again in another folder."
             )
 
     def _rank_of(self, shard: int) -> int:
+        if self._ranks is not None:
+            return self._ranks[shard]
         return shard * self.world_size // self.num_shards
 
-    def _open_root(self) -> None:
-        """Create the folder, or remove what an earlier run of this rank left unfinished."""
-        if self.root.exists() and not self.root.is_dir():
-            raise DatasetError(f"{str(self.root)!r} is a file; expected a folder for the dataset.")
-        self.root.mkdir(parents=True, exist_ok=True)
-        names = os.listdir(self.root)
-        # Asked after listing: another rank may be at work, and its manifest comes first.
-        is_dataset = (self.root / "manifest.json").exists()
-        if not is_dataset and any(not name.startswith(".") for name in names):
-            raise DatasetError(
-                f"{str(self.root)!r} holds other files and no manifest.json; give a new folder."
-            )
-        for name in names:
-            match = _STAGING_NAME.fullmatch(name)
-            # After a restart with fewer ranks, somebody must sweep for those that are gone.
-            if match and int(match[1]) % self.world_size == self.rank:
-                swept = self.root / f".staging-{match[1]}.{secrets.token_hex(4)}"
-                # Renamed first: should its process still live, it can no longer publish from it.
-                with contextlib.suppress(FileNotFoundError):
-                    os.rename(self.root / name, swept)
-                shutil.rmtree(swept, ignore_errors=True)
+    def _choose_version(self, given: int | None) -> int:
+        if given is None and self.storage.holds("manifest.json"):
+            return load_manifest(self.storage)["format_version"]
+        version = given or (1 if self.storage.is_local else 2)
+        if version not in FORMAT_VERSIONS:
+            raise DatasetError(f"expected version 1 or 2 of the format, got {version!r}.")
+        return version
 
     def _publish_manifest(self, manifest: dict, defaults: Mapping) -> None:
-        path = self.root / "manifest.json"
-        if not path.exists():
-            with self._staging(path.name) as staging:
-                _save_json(staging / path.name, manifest)
-                self._publish_file(staging / path.name)
-        stored = load_manifest(self.root)
+        if not self.storage.holds("manifest.json"):
+            with self.storage.staging("manifest.json") as staging:
+                _save_json(staging / "manifest.json", manifest)
+                self.storage.publish_file(staging / "manifest.json")
+        stored = load_manifest(self.storage)
         recorded = stored.get("settings")
         if isinstance(recorded, dict):
             manifest["settings"] |= {key: recorded[key] for key in defaults if key in recorded}
@@ -261,20 +266,20 @@ class TripletWriter:
             )
 
     def _publish_array(self, name: str, array: np.ndarray, sha256: str) -> None:
-        path = self.root / f"{name}.npy"
-        if not path.exists():
-            with self._staging(path.name) as staging:
-                _save_array(staging / path.name, array)
-                self._publish_file(staging / path.name)
-        stored = load_array(path, array.shape, array.dtype.str)
+        file = f"{name}.npy"
+        if not self.storage.holds(file):
+            with self.storage.staging(file) as staging:
+                _save_array(staging / file, array)
+                self.storage.publish_file(staging / file)
+        stored = self.storage.load_array(file, array.shape, array.dtype.str, sha256)
         if array_sha256(stored) != sha256:
             raise DatasetError(
-                f"{path} holds other values than the given {name}; "
+                f"{self.storage.path(file)} holds other values than the given {name}; "
                 "use the same ones, or another folder."
             )
 
     def _publish_images(self, name: str, image_set: ImageSet) -> None:
-        json_path = self.root / f"{name}.json"
+        file = f"{name}.json"
         sha256 = array_sha256(image_set.images)
         description = {
             "ids": list(image_set.ids),
@@ -282,65 +287,58 @@ class TripletWriter:
             "sha256": sha256,
             "ids_sha256": ids_sha256(image_set.ids),
         }
-        self._publish_array(name, image_set.images, sha256)
-        if not json_path.exists():
-            with self._staging(json_path.name) as staging:
-                _save_json(staging / json_path.name, description)
-                self._publish_file(staging / json_path.name)
-        stored = load_json(json_path)
+        if self.version == 1 and self.storage.is_local:
+            self._publish_array(name, image_set.images, sha256)
+        if not self.storage.holds(file):
+            with self.storage.staging(file) as staging:
+                if self.version == 2:
+                    pictures, of_tar = write_tar(staging, name, image_set.images)
+                    self.storage.publish_file(pictures)
+                    _save_json(staging / file, description | of_tar)
+                else:
+                    if not self.storage.is_local:
+                        _save_array(staging / f"{name}.npy", image_set.images)
+                        self.storage.publish_file(staging / f"{name}.npy")
+                    _save_json(staging / file, description)
+                self.storage.publish_file(staging / file)
+        stored = self.storage.load_json(file)
+        for key in _OF_VERSION_2:
+            stored.pop(key, None)
         # Datasets from before it was recorded have none.
         stored.setdefault("ids_sha256", description["ids_sha256"])
         difference = _first_difference(stored, description)
         if difference:
             raise DatasetError(
-                f"{json_path} describes other pictures than the given {name}: {difference}; "
-                "use the same pictures, or another folder."
+                f"{self.storage.path(file)} describes other pictures than the given {name}: "
+                f"{difference}; use the same pictures, or another folder."
             )
 
     def _check_finished(self) -> None:
         """Refuse to call finished what is visibly damaged; `TripletDataset.verify` sees more."""
-        for shard in list_shards(self.root):
-            rows, folder = len(self.shard_pairs(shard)), self.root / shard_name(shard)
+        if not self.storage.is_local:
+            return  # would read every shard; what is uploaded is whole
+        for shard in self.storage.list_shards():
+            rows, name = len(self.shard_pairs(shard)), shard_name(shard)
             try:
-                load_json(folder / "shard.json")
-                load_array(folder / "index.npy", (rows, 2), "<i4")
-                load_array(folder / "stylised.npy", (rows, *self._image_shape), "uint8")
+                description = self.storage.load_json(f"{name}/shard.json")
+                if self.version == 2:
+                    self._check_tar(name, description, rows)
+                else:
+                    self.storage.load_array(f"{name}/index.npy", (rows, 2), "<i4")
+                    self.storage.load_array(
+                        f"{name}/stylised.npy", (rows, *self._image_shape), "uint8"
+                    )
             except DatasetError as error:
                 raise DatasetError(
                     f"a finished shard is damaged: {one_line(error)}; style-distil triplets verify "
                     f"{self.root} --repair sets it aside, and the same command makes it anew."
                 ) from error
 
-    @contextlib.contextmanager
-    def _staging(self, name: str) -> Iterator[Path]:
-        """A folder of this rank alone in which `name` is prepared; removed at the end."""
-        folder = self.root / f".staging-{self.rank:05d}"
-        try:
-            folder.mkdir()
-            try:
-                yield folder
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-        except OSError as error:
-            path = str(self.root / name)
-            if error.errno in (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY):
-                raise DatasetError(
-                    f"{path!r} was not written: the folder was removed, or another process runs "
-                    f"as rank {self.rank}; run each rank once."
-                ) from error
-            reason = f"{error.strerror}; finished shards are kept, start again once this is mended"
-            raise OSError(error.errno, reason, path) from error
-
-    def _publish_file(self, staged: Path) -> None:
-        """Move a staged file to the dataset unless another rank has done so: the first one wins."""
-        try:
-            os.link(staged, self.root / staged.name)
-        except FileExistsError:
-            return
-        except OSError:
-            # A file system without hard links: ranks that agree write the same bytes anyway.
-            os.replace(staged, self.root / staged.name)
-        sync_folder(self.root)
+    def _check_tar(self, name: str, description: dict, rows: int) -> None:
+        stylised = f"{name}/stylised"
+        shape = (rows, *self._image_shape)
+        pictures = PictureTar(self.storage, stylised, description, f"{name}/shard.json", shape)
+        pictures[-1]
 
 
 def _checked_pairs(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from student_jax.evaluation.judge import smallest_side
+from triplets.cache import DEFAULT_GIB
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class EvaluateConfig:
     """Folder of stylised pictures named CONTENT--STYLE, as "style-distil stylize" writes them, or
     CONTENT_stylized_STYLE, as StyleID's authors do."""
     data: str | None = None
-    """Triplets, a folder or tfds:NAME:SPLIT. The distance to their teacher is measured too."""
+    """Triplets: a folder, an address such as s3://bucket/folder, or tfds:NAME:SPLIT. The distance
+    to their teacher is measured too."""
     gold: bool = False
     """Use the gold set: fixed pairs of the sample pictures."""
     own_gold: Path | None = None
@@ -51,6 +53,10 @@ class EvaluateConfig:
     is installed), or a repository of the Hugging Face Hub such as timm/vgg19.tv_in1k."""
     fid_weights: str | None = None
     """The art Inception for FID and ArtFID, likewise: its authors' art_inception.pth."""
+    cache_dir: Path | None = None
+    """Folder in which files of buckets are kept; by default ~/.cache/style-distil."""
+    cache_gib: float = DEFAULT_GIB
+    """GiB that such files may take there."""
     rows: int = 6
     """Examples in the comparison picture and in the report."""
 

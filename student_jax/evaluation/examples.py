@@ -13,6 +13,7 @@ from student_jax.evaluation.judge import Example
 from student_jax.training.checkpoint import load_config
 from student_jax.training.data import Triplets, open_triplets, split_triplets
 from triplets import (
+    Cache,
     ImageSet,
     InputError,
     crop_and_resize,
@@ -54,7 +55,7 @@ def choose_examples(config: EvaluateConfig) -> ChosenExamples:
     if config.checkpoint is None and config.results is None and config.data is None:
         raise InputError("nothing to measure: give --checkpoint, --results or --data.")
     if config.data is not None:
-        dataset = open_triplets(config.data)
+        dataset = open_triplets(config.data, Cache.of(config.cache_dir, config.cache_gib))
         indices = spread(np.arange(len(dataset)), config.max_pairs)
         return _triplet_set("triplets", [(dataset, indices)])
     if given["--gold"]:
@@ -76,7 +77,8 @@ def choose_examples(config: EvaluateConfig) -> ChosenExamples:
         raise InputError(
             "nothing to measure the results on: give --data, --gold, or --content and --style."
         )
-    validated_on = validation_triplets(Path(config.checkpoint), config.max_pairs)
+    cache = Cache.of(config.cache_dir, config.cache_gib)
+    validated_on = validation_triplets(Path(config.checkpoint), config.max_pairs, cache)
     return _triplet_set("validation triplets", validated_on)
 
 
@@ -92,7 +94,9 @@ def _usable(kind: str, spec: str, size: int) -> tuple[ImageSet, list[str]]:
     return images, [f"skipped {kind} {name}: {reason}" for name, reason in skipped]
 
 
-def validation_triplets(workdir: Path, max_pairs: int) -> list[tuple[Triplets, Sequence[int]]]:
+def validation_triplets(
+    workdir: Path, max_pairs: int, cache: Cache | None = None
+) -> list[tuple[Triplets, Sequence[int]]]:
     """The datasets that a training run validated on, and the indices of those triplets.
 
     Raises:
@@ -105,10 +109,10 @@ def validation_triplets(workdir: Path, max_pairs: int) -> list[tuple[Triplets, S
         )
     run = load_config(workdir)
     if run["validation"]:
-        dataset = open_triplets(run["validation"])
+        dataset = open_triplets(run["validation"], cache)
         return [(dataset, spread(np.arange(len(dataset)), max_pairs))]
     names = run["data"] if isinstance(run["data"], list) else [run["data"]]
-    datasets = [open_triplets(name) for name in names]
+    datasets = [open_triplets(name, cache) for name in names]
     each = -(-max_pairs // len(datasets))
     return [
         (dataset, spread(split_triplets(dataset, run["validation_fraction"]).validation, each))

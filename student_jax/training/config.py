@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from student_jax.student import STUDENTS, StudentConfig, config_to_json
+from triplets.cache import DEFAULT_GIB
 
 
 def _run_only(default: Any) -> Any:
@@ -18,7 +19,8 @@ class TrainConfig:
     """Distil a teacher's triplets into a student; checkpoints and figures go to the workdir."""
 
     data: tuple[str, ...]
-    """Triplet datasets: folders that `style-distil dump` wrote, or tfds:NAME:SPLIT."""
+    """Triplet datasets: folders or addresses, such as s3://bucket/folder, that `style-distil dump`
+    wrote to, or tfds:NAME:SPLIT."""
     workdir: Path = dataclasses.field(metadata={"run_only": True})
     """Folder for config.json, checkpoints/, samples/, metrics.jsonl, TensorBoard events and
     summary.json."""
@@ -96,6 +98,11 @@ class TrainConfig:
     """Steps between two lines of metrics."""
     num_workers: int = _run_only(0)
     """Processes that prepare batches; 0 uses threads of this one."""
+    cache_dir: Path | None = dataclasses.field(default=None, metadata={"run_only": True})
+    """Folder in which files of buckets are kept; by default ~/.cache/style-distil."""
+    cache_gib: float = _run_only(DEFAULT_GIB)
+    """GiB that such files may take there. If a dataset takes more, its compressed pictures are read
+    one by one, each with a request."""
     fsdp: int = _run_only(1)
     """Devices over which each copy of the parameters and of the optimiser is spread."""
     coordinator: str | None = _run_only(None)
@@ -162,7 +169,11 @@ class TrainConfig:
         """The settings as JSON values; the student's with its name."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         plain = {name: list(x) if isinstance(x, tuple) else x for name, x in fields.items()}
-        return plain | {"model": config_to_json(self.model), "workdir": str(self.workdir)}
+        return plain | {
+            "model": config_to_json(self.model),
+            "workdir": str(self.workdir),
+            "cache_dir": None if self.cache_dir is None else str(self.cache_dir),
+        }
 
     @classmethod
     def mini(cls, data: tuple[str, ...], workdir: Path) -> "TrainConfig":

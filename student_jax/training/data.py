@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int, Shaped, UInt8
 from PIL import Image
 
-from triplets import InputError, Triplet, TripletDataset
+from triplets import Cache, InputError, Triplet, TripletDataset
 from triplets.tfds_triplets import TFDSTriplets
 
 
@@ -34,13 +34,18 @@ class Triplets(Protocol):
     def __getitem__(self, index: SupportsIndex) -> Triplet: ...
 
 
-def open_triplets(name: str) -> Triplets:
-    """A dataset by its name on a command line: a folder, or tfds:NAME:SPLIT.
+def open_triplets(name: str, cache: Cache | None = None) -> Triplets:
+    """A dataset by its name on a command line: a folder, an address such as s3://bucket/folder, or
+    tfds:NAME:SPLIT.
+
+    Args:
+        name: the name.
+        cache: where files of buckets are kept on this machine; by default `Cache.of()`.
 
     Raises:
         InputError: no triplets there.
     """
-    return TFDSTriplets.open(name) if name.startswith("tfds:") else TripletDataset(name)
+    return TFDSTriplets.open(name) if name.startswith("tfds:") else TripletDataset(name, cache)
 
 
 class Batch(TypedDict):
@@ -118,7 +123,10 @@ class TripletSource(grain.sources.RandomAccessDataSource):
 
 
 def load_sources(
-    names: Sequence[str], validation: str | None, validation_fraction: float
+    names: Sequence[str],
+    validation: str | None,
+    validation_fraction: float,
+    cache: Cache | None = None,
 ) -> tuple[list[TripletSource], grain.MapDataset]:
     """What a run trains on, dataset by dataset, and the triplets that it validates on.
 
@@ -127,6 +135,7 @@ def load_sources(
         validation: dataset to validate on, whole; without one, a share of each of the others is
             kept for it.
         validation_fraction: that share, as in `split_triplets`.
+        cache: where files of buckets are kept on this machine.
 
     Raises:
         InputError: a dataset that cannot be read, or with too few pictures to split.
@@ -134,12 +143,12 @@ def load_sources(
     fraction = 0.0 if validation else validation_fraction
     train, validated = [], []
     for name in names:
-        dataset = open_triplets(name)
+        dataset = open_triplets(name, cache)
         split = split_triplets(dataset, fraction)
         train.append(TripletSource(name, dataset, split.train))
         validated.append(TripletSource(name, dataset, split.validation))
     if validation:
-        dataset = open_triplets(validation)
+        dataset = open_triplets(validation, cache)
         validated = [TripletSource(validation, dataset, np.arange(len(dataset)))]
     return train, grain.MapDataset.concatenate(list(map(grain.MapDataset.source, validated)))
 

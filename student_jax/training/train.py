@@ -45,7 +45,7 @@ from student_jax.training.train_step import predict, train_step
 from student_jax.training.validation import validate
 from student_jax.weights.folder import open_student
 from student_jax.weights.provenance import library_versions, weights_sha256
-from triplets import InputError, one_line
+from triplets import Cache, InputError, one_line
 from triplets.atomic import make_folder, write_json
 
 
@@ -75,7 +75,10 @@ def _train(config: TrainConfig, terminated: Callable[[], bool]) -> None:
         check_config(config)
 
     # Data
-    sources, triplets = load_sources(config.data, config.validation, config.validation_fraction)
+    cache = Cache.of(config.cache_dir, config.cache_gib)
+    sources, triplets = load_sources(
+        config.data, config.validation, config.validation_fraction, cache
+    )
     if not len(triplets):
         raise InputError(
             "nothing to validate on: give --validation or a larger --validation-fraction."

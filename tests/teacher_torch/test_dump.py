@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import interrupted_dumps
 import numpy as np
 import pytest
@@ -302,6 +303,25 @@ def test_crops_of_a_style_are_styles_of_their_own(config, pictures):
         pixels = read_image(Path(config.style) / file)
         square = pixels[top : top + 48, left : left + 48]
         np.testing.assert_array_equal(image, crop_and_resize(square, image.shape[0]))
+
+
+def test_dump_to_a_bucket(config, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    remote = replace(config, out="memory://bucket/dump", rank=0, world_size=2)
+    dump(remote)
+    assert "GB for all shards before they are compressed, in memory://" in capsys.readouterr().out
+    dump(replace(remote, rank=1))
+    dump(config)
+    there, here = TripletDataset(remote.out), TripletDataset(config.out)
+    assert there.verify() == [] and there.fingerprint == here.fingerprint
+    with pytest.raises(InputError, match=r"settings\.seed is 0 there, now 1"):
+        dump(replace(remote, seed=1))
+    fsspec.filesystem("memory").store.clear()
+
+
+def test_an_address_that_cannot_be_used_is_refused_before_the_teacher_is_loaded(config):
+    with pytest.raises(InputError, match="Protocol not known: nowhere"):
+        dump(replace(config, out="nowhere://x", model="no/such/model"))
 
 
 def test_dump_with_other_settings_is_refused(config):

@@ -1,13 +1,16 @@
 """Each picture is prepared once, and what is kept in memory never changes a result."""
 
+import tempfile
+
+import fsspec
 import numpy as np
 import pytest
 import torch
 
 from teacher_torch.devices import MemoryNeed
-from teacher_torch.prepared import PreparedPictures, PreparedStore
+from teacher_torch.prepared import PreparedPictures, PreparedStore, prepared_store
 from teacher_torch.teacher import Key, Prepared, Teacher
-from triplets import ImageSet, TripletWriter
+from triplets import DatasetError, ImageSet, TripletWriter
 
 
 class CountingTeacher(Teacher):
@@ -116,13 +119,44 @@ class ResumingTeacher(CountingTeacher):
         return super().prepare(role, images, keys)
 
 
-def test_an_unfinished_group_goes_on(pictures, tmp_path):
-    """Its state is found again, never used as if prepared, and removed when the group is there."""
+def make_writer(root, pictures):
     pairs = np.stack([np.arange(10), np.zeros(10, int)], axis=1)
     styles = ImageSet(pictures.images[:1], ["style.png"], [(2, 2)])
-    writer = TripletWriter(
-        tmp_path / "out", contents=pictures, styles=styles, pairs=pairs, shard_size=10
-    )
+    return TripletWriter(root, contents=pictures, styles=styles, pairs=pairs, shard_size=10)
+
+
+def test_groups_in_a_bucket(pictures, tmp_path, monkeypatch):
+    """Published with the description last, read by another process, and dropped."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    store = prepared_store(make_writer("memory://bucket/prepared-test", pictures))
+    rows, teacher = np.arange(10), ResumingTeacher()
+
+    def get(teacher):
+        return PreparedPictures(teacher, "content", pictures, 7, rows, [rows], store).get(rows, 0)
+
+    with pytest.raises(KeyboardInterrupt):
+        get(ResumingTeacher(fails_at=3))
+    assert not store.holds("content-00000")
+    assert grey(get(teacher)) == rows.tolist()
+    assert teacher.prepared[0] == 3  # on this machine the state of the first attempt is found
+    assert grey(get(ResumingTeacher(fails_at=0))) == rows.tolist()
+    memory = fsspec.filesystem("memory")
+    folder = "/bucket/prepared-test/prepared/content-00001"
+    assert sorted(name.rpartition("/")[2][:8] for name in memory.find(folder)) == [
+        "prepared",
+        "tensors-",
+    ]
+    with pytest.raises(DatasetError, match="damaged or belongs to other pictures"):
+        store.load("content-00001", ["x"])
+    store.drop("content-00001")
+    assert not store.holds("content-00001") and not memory.find(folder)
+    memory.store.clear()
+
+
+def test_an_unfinished_group_goes_on(pictures, tmp_path):
+    """Its state is found again, never used as if prepared, and removed when the group is there."""
+    writer = make_writer(tmp_path / "out", pictures)
     store, rows = PreparedStore(writer), np.arange(10)
 
     def get(teacher):

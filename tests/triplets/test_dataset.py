@@ -115,7 +115,7 @@ def test_wrong_folders(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 2}, "format version 2 is not known; this release reads version 1"),
+        ({"format_version": 3}, "format version 3 is not known; this release reads versions 1 and"),
         ({"format_version": None}, "format version None"),
         ({"image_size": [6]}, r"image_size must be \[height, width\]"),
         ({"image_size": "6x8"}, "image_size"),
