@@ -9,10 +9,10 @@ from typing import Literal, get_args
 import jax
 import jax.export
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from student_jax.export.onnx_files import onnx_files
 from student_jax.student import Student
 from student_jax.weights.folder import check_folder, open_student, push_to_hub, save_pretrained
 from triplets import InputError
@@ -37,9 +37,12 @@ class ExportConfig:
     formats: tuple[Format, ...] = get_args(Format)
     """Which formats."""
     sizes: tuple[int, ...] = (256, 512)
-    """Sides in pixels of the square contents; StableHLO and ONNX get a file for each."""
+    """StableHLO: sides in pixels of the square contents, which get a file each."""
     style_size: int = 256
-    """Side in pixels of the square styles."""
+    """StableHLO: side in pixels of the square styles."""
+    weights: Literal["float32", "float16"] = "float32"
+    """ONNX: how the files keep the weights. float16 halves them, and is as exact for students that
+    are published in it, as the bundled ones are; the computation is in float32 either way."""
     push_to: str | None = None
     """OWNER/NAME on the Hugging Face Hub to push the folder to."""
 
@@ -74,10 +77,13 @@ def export(config: ExportConfig) -> None:
     if "safetensors" in config.formats:
         save_pretrained(model, config.out)
     for size in config.sizes:
-        for name, encoder in (("stablehlo", to_stablehlo), ("onnx", to_onnx)):
-            if name in config.formats:
-                with atomic_write(config.out / f"student-{size}.{name}") as file:
-                    file.write(encoder(model, size, config.style_size))
+        if "stablehlo" in config.formats:
+            with atomic_write(config.out / f"student-{size}.stablehlo") as file:
+                file.write(to_stablehlo(model, size, config.style_size))
+    if "onnx" in config.formats:
+        for name, content in onnx_files(model, config.weights).items():
+            with atomic_write(config.out / name) as file:
+                file.write(content)
     for name in config.formats:
         shutil.copyfile(EXAMPLES / f"load_{name}.py", config.out / f"load_{name}.py")
     for path in sorted(config.out.iterdir()):
@@ -112,28 +118,6 @@ def to_stablehlo(model: Student, size: int, style_size: int) -> bytes:
         raise InputError(
             'StableHLO needs flatbuffers: pip install "style-distil[export]".'
         ) from error
-
-
-def to_onnx(model: Student, size: int, style_size: int) -> bytes:
-    """An ONNX model (opset 18) with the weights inside.
-
-    Inputs "content" [1 size size 3] and "style" [1 style_size style_size 3], output "stylised",
-    float32 in [0, 1].
-
-    Raises:
-        InputError: onnx is missing.
-    """
-    try:
-        from student_jax.export import jaxpr_to_onnx
-    except ImportError as error:
-        raise InputError('ONNX needs onnx: pip install "style-distil[export]".') from error
-    arguments = [
-        jax.ShapeDtypeStruct((1, side, side, 3), np.float32) for side in (size, style_size)
-    ]
-    names = ("content", "style")
-    return jaxpr_to_onnx.to_onnx(
-        _predictor(model), arguments, names, "stylised"
-    ).SerializeToString()
 
 
 def _predictor(

@@ -1,12 +1,17 @@
-"""JAX programs to ONNX graphs: the operations that our models are made of, at fixed shapes.
+"""JAX programs to ONNX graphs: the operations that our models are made of, for any sizes.
+
+A dimension of an argument may be symbolic (`jax.export.symbolic_shape`): JAX then traces the
+program once for all sizes, and each size that it computes with becomes a few nodes of the graph.
 
 Why not jax2onnx: version 0.17 requires orbax-checkpoint below 0.11.37, older than what our training
-runs are saved with. What it would replace is this file; tests/student_jax/export compares the
-graphs with JAX, so that a later version can be tried against them.
+runs are saved with, so exporting would need an environment of its own. What it would replace is
+this file; tests/student_jax/export compares the graphs with JAX, so that a later version can be
+tried against them.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import ast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -16,72 +21,153 @@ from onnx import TensorProto, helper, numpy_helper
 
 OPSET = 18
 
+Weights = Literal["float32", "float16"]
+"""How a file keeps the weights; the computation is in float32 either way."""
+
 # jax.lax's name of an elementwise operation to ONNX's.
 _ELEMENTWISE = {
-    "add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "max": "Max", "min": "Min",
+    "sub": "Sub", "mul": "Mul", "div": "Div", "max": "Max", "min": "Min",
     "exp": "Exp", "log": "Log", "sin": "Sin", "cos": "Cos", "tanh": "Tanh", "erf": "Erf",
     "neg": "Neg", "abs": "Abs", "sqrt": "Sqrt", "logistic": "Sigmoid", "pow": "Pow", "not": "Not",
     "ge": "GreaterOrEqual", "gt": "Greater", "le": "LessOrEqual", "lt": "Less", "eq": "Equal",
     "and": "And", "or": "Or", "copy": "Identity", "stop_gradient": "Identity",
 }  # fmt: skip
+# Functions that are one operation, or few, in ONNX.
+_KNOWN_CALLS = ("relu", "leaky_relu", "reflect_sides", "upsample_conv", "instance_norm")
 _REDUCTIONS = {"reduce_sum": "ReduceSum", "reduce_max": "ReduceMax", "reduce_min": "ReduceMin"}
+
+_TO_NCHW, _TO_NHWC = [0, 3, 1, 2], [0, 2, 3, 1]
 
 # Operations on constants are carried out here and now, unless they only blow them up.
 _LARGEST_FOLDED = 2**22
 
 
 def to_onnx(
-    function: Callable, arguments: Sequence[jax.ShapeDtypeStruct], names: Sequence[str], output: str
+    function: Callable,
+    parameters: Any,
+    arguments: Sequence[jax.ShapeDtypeStruct],
+    names: Sequence[str],
+    outputs: Sequence[str],
+    *,
+    weights: Weights = "float32",
+    metadata: Mapping[str, str] | None = None,
 ) -> onnx.ModelProto:
-    """The ONNX model of a function of float32 arrays that returns one.
+    """The ONNX model of a function of weights and float32 arrays.
 
     Args:
-        function: arrays in, one array out; what it closes over becomes the model's weights.
-        arguments: shapes of its arguments.
+        function: weights and arrays in, a pytree of arrays out.
+        parameters: the weights, a pytree of arrays.
+        arguments: shapes of its further arguments; each symbolic variable is itself a dimension of
+            one of them.
         names: of the model's inputs.
-        output: name of the model's output.
+        outputs: of the model's outputs, in the order of `jax.tree.leaves`.
+        weights: how they are kept in the file.
+        metadata: further words to keep in the file.
 
     Raises:
         NotImplementedError: the function uses an operation that has no translation here.
     """
-    closed = jax.make_jaxpr(function)(*arguments)
-    graph = _Graph()
-    inputs = []
+
+    def flat(*args: Any) -> list[jax.Array]:
+        return jax.tree.leaves(function(*args))
+
+    closed = jax.make_jaxpr(flat)(parameters, *arguments)
+    graph = _Graph(weights)
     for name, argument in zip(names, arguments, strict=True):
-        inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, argument.shape))
-    (result,) = graph.run(closed.jaxpr, [np.asarray(x) for x in closed.consts], list(names))
-    graph.emit("Identity", [result], outputs=[output])
-    shape = closed.out_avals[0].shape
-    outputs = [helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)]
-    onnx_graph = helper.make_graph(graph.nodes, "student", inputs, outputs, graph.initializers)
+        for axis, dim in enumerate(argument.shape):
+            if not isinstance(dim, int):
+                graph.dims.setdefault(
+                    str(dim), graph.emit("Shape", [name], start=axis, end=axis + 1)
+                )
+    arrays = [np.asarray(x).view(_Weight) for x in jax.tree.leaves(parameters)]
+    constants = [np.asarray(x) for x in closed.consts]
+    results = graph.run(closed.jaxpr, constants, [*arrays, *names])
+    for name, result in zip(outputs, results, strict=True):
+        graph.emit("Identity", [result], outputs=[name])
+    onnx_graph = helper.make_graph(
+        graph.needed_nodes(outputs),
+        "student",
+        [_value(name, x.shape) for name, x in zip(names, arguments, strict=True)],
+        [_value(name, x.shape) for name, x in zip(outputs, closed.out_avals, strict=True)],
+        graph.needed_initializers(outputs),
+    )
     model = helper.make_model(onnx_graph, opset_imports=[helper.make_opsetid("", OPSET)])
     model.ir_version = 9  # read by every runtime since 2023
+    helper.set_model_props(model, dict(metadata or {}))
     onnx.checker.check_model(model)
     return model
+
+
+class _Weight(np.ndarray):
+    """A constant that is a weight, or was made of one; others are kept as they are."""
+
+
+def _value(name: str, shape: Sequence[Any]) -> onnx.ValueInfoProto:
+    dims = [dim if isinstance(dim, int) else str(dim) for dim in shape]
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, dims)
 
 
 class _Graph:
     """Nodes under construction. A value is its name, or a NumPy array when it is constant."""
 
-    def __init__(self):
-        self.nodes: list[onnx.NodeProto] = []
-        self.initializers: list[onnx.TensorProto] = []
+    def __init__(self, weights: Weights):
+        self._weights = weights
+        self._nodes: list[onnx.NodeProto] = []
+        self._initializers: dict[tuple, onnx.TensorProto] = {}
         self._count = 0
+        self.dims: dict[str, str] = {}
+        """Values of the sizes that are symbolic, each int64 of shape [1], by JAX's expression."""
+        self._narrow: dict[str, str] = {}
+        """Of a value that was broadcast: with the same axes, before it was."""
+        self._convolutions: dict[str, tuple[list[Any], dict[str, Any], list[int]]] = {}
+        """Inputs and attributes of the convolution that a value is, and how it was transposed."""
 
     def emit(self, op: str, inputs: Sequence[Any], outputs: list[str] | None = None, **attributes):
+        """Add a node; returns the name of its first output."""
         if outputs is None:
-            self._count += 1
-            outputs = [f"v{self._count}"]
+            outputs = [self._new_name()]
+        # An empty name is an input that is left out.
         names = [x if isinstance(x, str) else self._constant(x) for x in inputs]
-        self.nodes.append(helper.make_node(op, names, outputs, **attributes))
+        self._nodes.append(helper.make_node(op, names, outputs, **attributes))
         return outputs[0]
 
-    def _constant(self, array) -> str:
+    def needed_nodes(self, outputs: Sequence[str]) -> list[onnx.NodeProto]:
+        """The nodes that the outputs depend on, in order."""
+        needed, nodes = set(outputs), []
+        for node in reversed(self._nodes):
+            if needed.intersection(node.output):
+                nodes.append(node)
+                needed.update(node.input)
+        return nodes[::-1]
+
+    def needed_initializers(self, outputs: Sequence[str]) -> list[onnx.TensorProto]:
+        """The constants that those nodes take."""
+        taken = {name for node in self.needed_nodes(outputs) for name in node.input}
+        return [tensor for tensor in self._initializers.values() if tensor.name in taken]
+
+    def _new_name(self) -> str:
         self._count += 1
-        name = f"c{self._count}"
-        # from_array wants memory in row-major order.
-        self.initializers.append(numpy_helper.from_array(np.array(array, order="C"), name))
+        return f"v{self._count}"
+
+    def _constant(self, array) -> str:
+        array = np.asanyarray(array)
+        halved = self._weights == "float16" and isinstance(array, _Weight)
+        key = (array.dtype, array.shape, array.tobytes(), halved)
+        if key not in self._initializers:
+            # from_array wants memory in row-major order.
+            kept = np.array(array, np.float16 if halved else None, order="C")
+            self._initializers[key] = numpy_helper.from_array(kept, self._new_name())
+        name = self._initializers[key].name
+        if self._initializers[key].data_type == TensorProto.FLOAT16:
+            # In the runtime a constant is cast once, when the file is loaded.
+            return self._cast_once(name)
         return name
+
+    def _cast_once(self, name: str) -> str:
+        wide = f"{name}_float32"
+        if not any(node.output[0] == wide for node in self._nodes if node.op_type == "Cast"):
+            self._nodes.append(helper.make_node("Cast", [name], [wide], to=TensorProto.FLOAT))
+        return wide
 
     def run(self, jaxpr, consts: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
         """Translate the equations; returns the values of the program's results."""
@@ -99,21 +185,17 @@ class _Graph:
 
     def _translate(self, equation, inputs) -> Sequence[Any]:
         name, params = equation.primitive.name, equation.params
-        constant = not any(isinstance(x, str) for x in inputs)
-        size = sum(np.prod(v.aval.shape) for v in equation.outvars)
-        foldable = size <= max([_LARGEST_FOLDED, *(np.size(x) for x in inputs)])
-        if constant and foldable and name not in (*_CALLS, "scan"):
-            results = equation.primitive.bind(*inputs, **params)
+        if self._is_folded(equation, inputs):
+            results = equation.primitive.bind(*map(np.asarray, inputs), **params)
             results = results if equation.primitive.multiple_results else [results]
-            return [np.asarray(x) for x in results]
+            made_of = _Weight if any(isinstance(x, _Weight) for x in inputs) else np.ndarray
+            return [np.asarray(x).view(made_of) for x in results]
         if name in _CALLS:
-            inner = params[_CALLS[name]]
-            consts = [np.asarray(x) for x in getattr(inner, "consts", ())]
-            return self.run(getattr(inner, "jaxpr", inner), consts, inputs)
+            return self._call(params, params[_CALLS[name]], inputs)
         if name == "scan":
             return self._scan(equation, inputs)
         if name in _ELEMENTWISE:
-            return [self.emit(_ELEMENTWISE[name], inputs)]
+            return [self._elementwise(_ELEMENTWISE[name], inputs)]
         if name in _REDUCTIONS:
             axes = np.array(params["axes"], np.int64)
             return [self.emit(_REDUCTIONS[name], [inputs[0], axes], keepdims=0)]
@@ -121,7 +203,58 @@ class _Graph:
         if translate is None:
             raise NotImplementedError(f"no ONNX translation of {name}")
         shapes = [variable.aval.shape for variable in equation.invars]
-        return [translate(inputs, shapes, equation.outvars[0].aval, **params)]
+        result = translate(inputs, shapes, equation.outvars[0].aval, **params)
+        return result if equation.primitive.multiple_results else [result]
+
+    def _is_folded(self, equation, inputs) -> bool:
+        """Whether an operation is carried out now: on constants, to a result of known size."""
+        if any(isinstance(x, str) for x in inputs):
+            return False
+        if equation.primitive.name in (*_CALLS, "scan", "dim_as_value"):
+            return False
+        shapes = [variable.aval.shape for variable in equation.outvars]
+        if not all(isinstance(dim, int) for shape in shapes for dim in shape):
+            return False
+        return sum(map(np.prod, shapes)) <= max([_LARGEST_FOLDED, *(np.size(x) for x in inputs)])
+
+    def _call(self, params, inner, inputs):
+        # What the runtimes have an operation for.
+        if params.get("name") in _KNOWN_CALLS:
+            shapes = [aval.shape for aval in inner.in_avals]
+            result = getattr(self, f"_{params['name']}")(inputs, shapes)
+            if result is not None:
+                return [result]
+        consts = [np.asarray(x) for x in getattr(inner, "consts", ())]
+        return self.run(getattr(inner, "jaxpr", inner), consts, inputs)
+
+    def _relu(self, inputs, shapes):
+        return self.emit("Relu", inputs)
+
+    def _leaky_relu(self, inputs, shapes):
+        if len(inputs) != 2 or isinstance(inputs[1], str):
+            return None
+        return self.emit("LeakyRelu", inputs[:1], alpha=float(inputs[1]))
+
+    def _reflect_sides(self, inputs, shapes):
+        pads = np.array([0, 1, 1, 0, 0, 1, 1, 0], np.int64)
+        return self.emit("Pad", [*inputs, pads], mode="reflect")
+
+    def _upsample_conv(self, inputs, shapes):
+        # Four times the multiplications of ours, but the runtimes have no faster way to do less.
+        x, kernel, bias = inputs
+        x = self.emit("Transpose", [x], perm=_TO_NCHW)
+        x = self.emit("Resize", [x, "", np.array([1, 1, 2, 2], np.float32)], mode="linear")
+        x = self.emit("Pad", [x, np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64)], mode="reflect")
+        return self._convolution([x, kernel.transpose(3, 2, 0, 1), bias], {}, _TO_NHWC)
+
+    def _instance_norm(self, inputs, shapes):
+        if len(inputs) != 1:  # some positions are hidden
+            return None
+        channels = shapes[0][-1]
+        x = self.emit("Transpose", inputs, perm=_TO_NCHW)
+        one, zero = np.ones(channels, np.float32), np.zeros(channels, np.float32)
+        x = self.emit("InstanceNormalization", [x, one, zero], epsilon=1e-5)
+        return self.emit("Transpose", [x], perm=_TO_NHWC)
 
     def _scan(self, equation, inputs):
         """Loops are unrolled: ours are short (chunks of attention)."""
@@ -146,10 +279,64 @@ class _Graph:
         stacked = [self._stack(list(ys), None, None, axis=0) for ys in zip(*steps, strict=True)]
         return [*carry, *stacked]
 
+    def _dim(self, dim) -> Any:
+        """A size as an int64 value of shape [1]: constant, or computed from the inputs' shapes.
+
+        JAX writes a symbolic size as an expression of its variables (`jax.export.symbolic_shape`).
+        """
+        if isinstance(dim, int | np.integer):
+            return np.array([dim], np.int64)
+        return self._expression(ast.parse(str(dim).replace("^", "**"), mode="eval").body)
+
+    def _expression(self, node: ast.AST) -> Any:
+        text = ast.unparse(node)
+        if text not in self.dims:
+            match node:
+                case ast.Constant(value):
+                    return np.array([value], np.int64)
+                case ast.UnaryOp(op=ast.USub(), operand=operand):
+                    value = self.emit("Neg", [self._expression(operand)])
+                case ast.BinOp(left=base, op=ast.Pow(), right=ast.Constant(exponent)):
+                    value = self.emit("Pow", [self._expression(base), np.array([exponent])])
+                case ast.BinOp(left=left, op=op, right=right):
+                    name = {ast.Add: "Add", ast.Sub: "Sub", ast.Mult: "Mul"}[type(op)]
+                    value = self.emit(name, [self._expression(left), self._expression(right)])
+                case ast.Call(func=ast.Name("floordiv"), args=operands):
+                    # Of sizes, which are not negative: ONNX rounds towards zero.
+                    value = self.emit("Div", list(map(self._expression, operands)))
+                case ast.Call(func=ast.Name("mod"), args=operands):
+                    value = self.emit("Mod", list(map(self._expression, operands)))
+                case _:
+                    raise NotImplementedError(f"no ONNX translation of the size {text}")
+            self.dims[text] = value
+        return self.dims[text]
+
+    def _ints(self, sizes: Sequence[Any]) -> Any:
+        """Sizes as an int64 value of shape [n]."""
+        parts = [self._dim(size) for size in sizes]
+        if not any(isinstance(part, str) for part in parts):
+            return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+        return self.emit("Concat", parts, axis=0)
+
+    def _elementwise(self, op: str, inputs: Sequence[Any]) -> str:
+        """ONNX broadcasts by itself what JAX broadcasts before: at least one stays broadcast."""
+        narrow = [x if isinstance(x, str) and x in self._narrow else None for x in inputs]
+        full = [x for x in inputs if isinstance(x, str) and x not in self._narrow]
+        keep = None if full else next(filter(None, narrow), None)
+        return self.emit(
+            op,
+            [
+                self._narrow[x] if x and x != keep else y
+                for x, y in zip(narrow, inputs, strict=True)
+            ],
+        )
+
     def _square(self, inputs, shapes, aval, **_):
         return self.emit("Mul", [inputs[0], inputs[0]])
 
     def _integer_pow(self, inputs, shapes, aval, y, **_):
+        if y == 2:
+            return self.emit("Mul", [inputs[0], inputs[0]])
         return self.emit("Pow", [inputs[0], np.array(y, aval.dtype)])
 
     def _rsqrt(self, inputs, shapes, aval, **_):
@@ -157,15 +344,39 @@ class _Graph:
 
     def _select_n(self, inputs, shapes, aval, **_):
         which, when_false, when_true = inputs
-        return self.emit("Where", [which, when_true, when_false])
+        return self._elementwise("Where", [which, when_true, when_false])
 
     def _convert_element_type(self, inputs, shapes, aval, **_):
         return self.emit("Cast", inputs, to=helper.np_dtype_to_tensor_dtype(aval.dtype))
 
+    def _dim_as_value(self, inputs, shapes, aval, dim, **_):
+        value = self.emit("Squeeze", [self._dim(dim)])
+        return self.emit("Cast", [value], to=helper.np_dtype_to_tensor_dtype(aval.dtype))
+
+    def _iota(self, inputs, shapes, aval, dimension, **_):
+        length = self.emit("Squeeze", [self._dim(aval.shape[dimension])])
+        x = self.emit("Range", [np.array(0, np.int64), length, np.array(1, np.int64)])
+        x = self.emit("Cast", [x], to=helper.np_dtype_to_tensor_dtype(aval.dtype))
+        return self._broadcast_in_dim([x], [(aval.shape[dimension],)], aval, (dimension,))
+
+    def _cumsum(self, inputs, shapes, aval, axis, reverse, **_):
+        return self.emit("CumSum", [inputs[0], np.array(axis, np.int64)], reverse=int(reverse))
+
     def _reshape(self, inputs, shapes, aval, **_):
-        return self.emit("Reshape", [inputs[0], np.array(aval.shape, np.int64)])
+        return self._reshaped(inputs[0], shapes[0], aval.shape)
 
     _squeeze = _expand_dims = _reshape
+
+    def _reshaped(self, x, old, new):
+        # 0: the size of this axis before; -1: what remains. So most need not be computed.
+        sizes = [
+            0 if not isinstance(size, int) and i < len(old) and size == old[i] else size
+            for i, size in enumerate(new)
+        ]
+        unknown = [i for i, size in enumerate(sizes) if not isinstance(size, int)]
+        if len(unknown) == 1:
+            sizes[unknown[0]] = -1
+        return self.emit("Reshape", [x, self._ints(sizes)])
 
     def _transpose(self, inputs, shapes, aval, permutation, **_):
         return self.emit("Transpose", inputs, perm=list(permutation))
@@ -174,8 +385,14 @@ class _Graph:
         shape = [1] * len(aval.shape)
         for source, target in enumerate(broadcast_dimensions):
             shape[target] = shapes[0][source]
-        x = self.emit("Reshape", [inputs[0], np.array(shape, np.int64)])
-        return self.emit("Expand", [x, np.array(aval.shape, np.int64)])
+        x = inputs[0]
+        if tuple(shape) != tuple(shapes[0]):
+            x = self._reshaped(x, shapes[0], shape)
+        if tuple(shape) == tuple(aval.shape):
+            return x
+        wide = self.emit("Expand", [x, self._ints(aval.shape)])
+        self._narrow[wide] = x if isinstance(x, str) else self._constant(x)
+        return wide
 
     def _concatenate(self, inputs, shapes, aval, dimension, **_):
         return self.emit("Concat", inputs, axis=dimension)
@@ -184,17 +401,63 @@ class _Graph:
         axes = np.array([axis], np.int64)
         return self.emit("Concat", [self.emit("Unsqueeze", [x, axes]) for x in inputs], axis=axis)
 
+    def _split(self, inputs, shapes, aval, sizes, axis, **_):
+        outputs = [self._new_name() for _ in sizes]
+        self.emit("Split", [inputs[0], self._ints(sizes)], outputs=outputs, axis=axis)
+        return outputs
+
     def _slice(self, inputs, shapes, aval, start_indices, limit_indices, strides, **_):
-        axes = np.arange(len(start_indices))
-        strides = strides or [1] * len(axes)
-        bounds = (start_indices, limit_indices, axes, strides)
-        return self.emit("Slice", [inputs[0], *(np.array(x, np.int64) for x in bounds)])
+        strides = strides or [1] * len(start_indices)
+        bounds = zip(start_indices, limit_indices, strides, shapes[0], strict=True)
+        cut = {i: (a, b, s) for i, (a, b, s, n) in enumerate(bounds) if (a, b, s) != (0, n, 1)}
+        return self._cut(inputs[0], cut)
+
+    def _cut(self, x, cut: Mapping[int, tuple]):
+        """Start, end and step of some axes."""
+        if not cut:
+            return x
+        starts, ends, steps = zip(*cut.values(), strict=True)
+        axes = np.array(list(cut), np.int64)
+        return self.emit(
+            "Slice", [x, self._ints(starts), self._ints(ends), axes, self._ints(steps)]
+        )
+
+    def _gather(self, inputs, shapes, aval, dimension_numbers, slice_sizes, **_):
+        """One slice at a known position, or known entries of an axis: what indexing becomes for
+        symbolic shapes."""
+        x, position = inputs
+        axes = dimension_numbers.start_index_map
+        if isinstance(position, str):
+            raise NotImplementedError("no ONNX translation of gather at computed positions")
+        others = tuple(axis for axis in range(len(aval.shape)) if axis not in axes)
+        if position.ndim == 2 and len(axes) == 1 and dimension_numbers.offset_dims == others:
+            return self.emit("Gather", [x, position[:, 0].astype(np.int64)], axis=axes[0])
+        if position.shape != (len(axes),):
+            raise NotImplementedError("no ONNX translation of gather at several positions")
+        cut = {
+            axis: (int(start), start + slice_sizes[axis], 1)
+            for axis, start in zip(axes, position, strict=True)
+        }
+        if self._is_border(x, shapes[0], cut):
+            return self._without_padding(x)
+        x = self._cut(x, cut)
+        dropped = np.array(dimension_numbers.collapsed_slice_dims, np.int64)
+        return self.emit("Squeeze", [x, dropped]) if dropped.size else x
+
+    def _is_border(self, x, shape, cut) -> bool:
+        """Whether all that is cut off is what a convolution made of its padding by one."""
+        if x not in self._convolutions or cut != {i: (1, shape[i] - 1, 1) for i in (1, 2)}:
+            return False
+        _, attributes, _ = self._convolutions[x]
+        return attributes.get("pads") == [1] * 4 and attributes.get("strides") == [1, 1]
+
+    def _without_padding(self, x):
+        inputs, attributes, permutation = self._convolutions[x]
+        return self._convolution(inputs, attributes | {"pads": [0, 0, 0, 0]}, permutation)
 
     def _rev(self, inputs, shapes, aval, dimensions, **_):
-        count = len(dimensions)
         # From the last entry (-1) to before the first.
-        bounds = ([-1] * count, [-(2**31)] * count, dimensions, [-1] * count)
-        return self.emit("Slice", [inputs[0], *(np.array(x, np.int64) for x in bounds)])
+        return self._cut(inputs[0], {axis: (-1, -(2**31), -1) for axis in dimensions})
 
     def _pad(self, inputs, shapes, aval, padding_config, **_):
         low, high, interior = zip(*padding_config, strict=True)
@@ -234,21 +497,34 @@ class _Graph:
             weights = self.emit("Transpose", [inputs[1]], perm=list(kernel))
         else:
             weights = inputs[1].transpose(kernel)
-        x = self.emit(
-            "Conv",
-            [x, weights],
-            strides=list(window_strides),
-            pads=[side for sides in zip(*padding, strict=True) for side in sides],
-            dilations=list(rhs_dilation),
-            group=feature_group_count,
-        )
-        return self.emit("Transpose", [x], perm=np.argsort(result).tolist())
+        attributes = {
+            "strides": list(window_strides),
+            "pads": [side for sides in zip(*padding, strict=True) for side in sides],
+            "dilations": list(rhs_dilation),
+            "group": feature_group_count,
+        }
+        return self._convolution([x, weights], attributes, np.argsort(result).tolist())
+
+    def _convolution(self, inputs, attributes, permutation):
+        x = self.emit("Conv", inputs, **attributes)
+        x = self.emit("Transpose", [x], perm=permutation)
+        self._convolutions[x] = (inputs, attributes, permutation)
+        return x
+
+    def _add(self, inputs, shapes, aval, **_):
+        x, bias = inputs
+        convolution = self._convolutions.get(x) if isinstance(x, str) else None
+        if convolution and len(convolution[0]) == 2 and np.size(bias) == aval.shape[-1]:
+            # The runtimes do both at once.
+            (image, kernel), attributes, permutation = convolution
+            return self._convolution([image, kernel, bias.ravel()], attributes, permutation)
+        return self._elementwise("Add", inputs)
 
     def _reduce_window_max(
         self, inputs, shapes, aval, window_dimensions, window_strides, padding, **_
     ):
         # Over h and w of [b h w c].
-        x = self.emit("Transpose", inputs, perm=[0, 3, 1, 2])
+        x = self.emit("Transpose", inputs, perm=_TO_NCHW)
         x = self.emit(
             "MaxPool",
             [x],
@@ -256,7 +532,7 @@ class _Graph:
             strides=list(window_strides[1:3]),
             pads=[side for sides in zip(*padding[1:3], strict=True) for side in sides],
         )
-        return self.emit("Transpose", [x], perm=[0, 2, 3, 1])
+        return self.emit("Transpose", [x], perm=_TO_NHWC)
 
 
 # Calls of other programs, and the parameter that holds them.

@@ -1,5 +1,6 @@
 """Multi-head attention: by cuDNN where it can, else whole or in exact parts."""
 
+import math
 from typing import Literal
 
 import jax
@@ -22,7 +23,7 @@ def attention(
     *,
     dropout_rate: float = 0.0,
     dropout_key: Key[Array, ""] | None = None,
-    score_bytes: int | None = None,
+    score_bytes: float | None = None,
 ) -> Float[Array, "b n k d"]:
     """softmax(q k^T / sqrt(d)) v, for each head (Vaswani et al., 2017, equation 1).
 
@@ -35,7 +36,7 @@ def attention(
         score_bytes: when the float32 scores take more than this, heads, and then their queries,
             are handled in parts that take less, one after the other (and again in the backward
             pass), with the same result. By default a constant that suits the backend, and cuDNN
-            where it can.
+            where it can; `math.inf` never has parts, whatever the sizes.
     """
     b, n, k, d = query.shape
     m = key.shape[1]
@@ -62,7 +63,7 @@ def attention(
 
     # Rows of one head side by side: the products then read memory in its order.
     query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
-    if 4 * b * k * n * m <= score_bytes:
+    if score_bytes == math.inf or 4 * b * k * n * m <= score_bytes:
         return attend(query, key, value, dropout_key).swapaxes(1, 2)
 
     # As many heads at once as fit, else one head and a part of its queries. The batch stays whole,
@@ -127,7 +128,7 @@ class MultiHeadAttention(nnx.Module):
     ):
         self.num_heads = num_heads
         self.dropout_rate = dropout_rate
-        self.score_bytes: int | None = None  # see `attention`
+        self.score_bytes: float | None = None  # see `attention`
 
         def projection():
             return nnx.Linear(

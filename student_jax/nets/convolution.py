@@ -24,14 +24,22 @@ class ReflectConv(nnx.Conv):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c2"]:
         """Convolve; of a single row or column the mirror image is itself."""
         # Without padding of its own, XLA's CPU backend takes six times as long for a convolution.
-        return super().__call__(reflect(reflect(x, 1), 2))[:, 1:-1, 1:-1]
+        return super().__call__(reflect_sides(x))[:, 1:-1, 1:-1]
+
+
+# Compiled apart in name only: `export.jaxpr_to_onnx` knows these functions by their names, and has
+# one operation of ONNX for what is many in JAX.
+@jax.jit
+def reflect_sides(x: Float[Array, "b h w c"]) -> Float[Array, "b h+2 w+2 c"]:
+    """`reflect` of height and width."""
+    return reflect(reflect(x, 1), 2)
 
 
 def reflect(x: Float[Array, "*shape"], axis: int) -> Float[Array, "*longer"]:
     """The entries beside the border once more beyond it; of a single entry, itself."""
     at = functools.partial(jax.lax.slice_in_dim, x, axis=axis)
     n = x.shape[axis]
-    first = min(1, n - 1)
+    first = 1 if n > 1 else 0
     last = n - 1 - first
     return jnp.concatenate([at(first, first + 1), x, at(last, last + 1)], axis)
 
@@ -60,13 +68,24 @@ class UpsampleConv(nnx.Module):
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c2"]:
         """Upsample features of at least 2 x 2, with half-pixel centres, and convolve them."""
-        b, h, w, c = x.shape
-        # As a product of two plain matrices, the gradient is several times faster on a CPU.
-        kernel = self.kernel[...].astype(self.dtype).transpose(2, 0, 1, 3).reshape(c, -1)
-        taps = (x.astype(self.dtype).reshape(-1, c) @ kernel).reshape(b, h, w, 3, 3, -1)
-        rows = _upsample_and_sum(taps[:, :, :, 0], taps[:, :, :, 1], taps[:, :, :, 2], axis=1)
-        columns = _upsample_and_sum(rows[:, :, :, 0], rows[:, :, :, 1], rows[:, :, :, 2], axis=2)
-        return columns + self.bias[...].astype(self.dtype)
+        return upsample_conv(
+            x.astype(self.dtype), self.kernel[...].astype(self.dtype), self.bias[...]
+        )
+
+
+@jax.jit
+def upsample_conv(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c c2"], bias: Float[Array, " c2"]
+) -> Float[Array, "b 2*h 2*w c2"]:
+    """What `UpsampleConv` computes."""
+    b, h, w, c = x.shape
+    # As a product of two plain matrices, the gradient is several times faster on a CPU.
+    taps = (x.reshape(-1, c) @ kernel.transpose(2, 0, 1, 3).reshape(c, -1)).reshape(
+        b, h, w, 3, 3, -1
+    )
+    rows = _upsample_and_sum(taps[:, :, :, 0], taps[:, :, :, 1], taps[:, :, :, 2], axis=1)
+    columns = _upsample_and_sum(rows[:, :, :, 0], rows[:, :, :, 1], rows[:, :, :, 2], axis=2)
+    return columns + bias.astype(x.dtype)
 
 
 def _upsample_and_sum(

@@ -19,7 +19,7 @@ def check_sides(
     """
     h, w = images.shape[1:3]
     minimum = at_least * multiple
-    if h % multiple or w % multiple or min(h, w) < minimum:
+    if h % multiple or w % multiple or h < minimum or w < minimum:
         raise ValueError(
             f"the {name} is {w} x {h} px; expected sides that are multiples of {multiple} px and "
             f"at least {minimum} px: resize or pad it"

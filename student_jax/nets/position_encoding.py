@@ -1,5 +1,6 @@
 """Sine position encoding of a grid of tokens."""
 
+import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
@@ -23,7 +24,8 @@ def position_encoding(padding: Bool[Array, "b h w"], dim: int) -> Float[Array, "
 
     def encode(axis):
         count = jnp.cumsum(valid, axis=axis, dtype=jnp.float32)
-        position = 2 * jnp.pi * count / (jnp.take(count, jnp.array([-1]), axis=axis) + 1e-6)
+        last = jax.lax.slice_in_dim(count, count.shape[axis] - 1, None, axis=axis)
+        position = 2 * jnp.pi * count / (last + 1e-6)
         angle = position[..., None] * frequencies
         return jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1).reshape(*valid.shape, -1)
 

@@ -7,12 +7,13 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Float32
 
-from student_jax.nets.convolution import ReflectConv, reflect
+from student_jax.nets.convolution import ReflectConv, reflect_sides
 
 NOISE_SIDE = 64
 """The noise repeats after so many tokens."""
 
 
+@jax.jit  # in name: see `reflect_sides`
 def instance_norm(
     x: Float[Array, "b h w c"], hidden: Bool[Array, "b h w"] | None = None
 ) -> Float[Array, "b h w c"]:
@@ -30,8 +31,11 @@ def instance_norm(
 def noise_cells(height: int, width: int) -> Float32[Array, "1 {height} {width} 4"]:
     """White noise for a grid of tokens, 2 x 2 positions each: always the same for a position."""
     table = np.random.default_rng(0).standard_normal((NOISE_SIDE, NOISE_SIDE, 4), np.float32)
-    rows, columns = (np.arange(n) % NOISE_SIDE for n in (height, width))
-    return jnp.asarray(table[rows][:, columns][None])
+    # In operations that also a graph of any height and width has (`export.jaxpr_to_onnx`).
+    down, across = ((side + NOISE_SIDE - 1) // NOISE_SIDE for side in (height, width))
+    tiles = jnp.broadcast_to(table[None, :, None], (down, NOISE_SIDE, across, NOISE_SIDE, 4))
+    repeated = tiles.reshape(1, down * NOISE_SIDE, across * NOISE_SIDE, 4)
+    return repeated[:, :height, :width]
 
 
 class Modulation(nnx.Module):
@@ -67,7 +71,7 @@ class StyleFilter(nnx.Module):
         """Transform the features, reflected at the borders."""
         b, h, w, c = x.shape
         kernels = self.map(code).reshape(b, 3, 3, 1, 1, c)
-        padded = reflect(reflect(x, 1), 2)
+        padded = reflect_sides(x)
         for row in range(3):
             for column in range(3):
                 x = x + kernels[:, row, column] * padded[:, row : row + h, column : column + w]
