@@ -1,6 +1,7 @@
 """A teacher's triplets of many contents and styles, to disk."""
 
 import argparse
+import importlib
 import importlib.metadata
 import math
 import os
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -17,6 +19,7 @@ import tyro
 from jaxtyping import Int
 
 from teacher_torch.devices import GIB, MemoryNeed, device_name, free_bytes, open_device
+from teacher_torch.engine import EngineConfig
 from teacher_torch.pairs import plan_pairs
 from teacher_torch.teacher import TEACHERS, Runtime, Teacher
 from teacher_torch.work import Work
@@ -79,6 +82,8 @@ class DumpConfig:
     """Number of this process, from 0, if several fill one folder; torchrun sets it by itself."""
     world_size: int | None = None
     """How many processes fill the folder; torchrun sets it by itself."""
+    engine: tyro.conf.OmitArgPrefixes[EngineConfig] = field(default_factory=EngineConfig)
+    """Who runs the processes."""
 
     def __post_init__(self):
         if self.teacher not in TEACHERS:
@@ -102,6 +107,8 @@ class DumpConfig:
                 f"--rank {self.rank} --world-size {self.world_size}: ranks count from 0 and end "
                 "below the world size."
             )
+        if self.rank is not None and self.engine.executor is not None:
+            raise InputError("--executor gives out the ranks itself: leave --rank out.")
         sides = self.tile if isinstance(self.tile, tuple) else (self.tile,)
         for name, value, least in (
             ("size", self.size, 1),
@@ -176,114 +183,169 @@ def dump(config: DumpConfig) -> None:
         InputError: a source, a teacher, a device or a folder that cannot be used.
         OSError: the disk is full and so on; finished shards are kept.
     """
-    # Process and device
+    if config.engine.executor is not None:
+        executors = _import_executors(config.engine.executor)
+        return executors.dump_by_executor(config)
     rank, world_size = config.process()
-    device = open_device(config.device)
-    dtype = config.dtype or ("float32" if device.type == "cpu" else "float16")
-    if dtype == "bfloat16" and imitates_bfloat16(device):
-        print(
-            "warning: this processor only imitates bfloat16, which took 19 times as long where it "
-            "was measured; start again with --dtype float32 and another --out.",
-            file=sys.stderr,
-        )
-
-    # Teacher; before it is loaded, whether there is a place for what it makes
-    storage = open_storage(config.out)
-    storage.check_writable()
-    sources = [open_source(spec) for spec in (config.content, config.style)]
-    teacher = TEACHERS[config.teacher].open(
-        config.method,
-        Runtime(config.model, device, getattr(torch, dtype), config.compile, config.out),
-    )
-    size = config.size or teacher.size_px
-    if size % teacher.side_multiple:
-        raise InputError(
-            f"--size {size}: this teacher needs a multiple of {teacher.side_multiple}, such as "
-            f"{-(-size // teacher.side_multiple) * teacher.side_multiple}."
-        )
-
-    # Pictures
-    crops = None
-    if config.style_crop is not None:
-        crops = NativeCrops(config.style_crop, config.crops_per_style, config.seed)
-    contents, skipped_contents = load_images(sources[0], size)
-    styles, skipped_styles = load_images(sources[1], size, crops=crops)
-    skipped = skipped_contents + skipped_styles
+    opened = OpenedDump(config, verbose=rank == 0)
+    work = opened.work(rank, world_size)
     if rank == 0:
-        for name, reason in skipped:
-            print(f"skipped {name}: {reason}", file=sys.stderr)
-    teacher.check_ids(contents.ids, styles.ids)
-
-    # Plan
-    tile = choose_tile(config.tile, teacher, len(contents), len(styles))
-    shard_size = tile[0] * tile[1]
-    pairs = plan_pairs(config.pairs, contents, styles, config.seed, tile)
-    need = memory_need(teacher, size, pairs, shard_size)
-    budget = free_bytes(device) + need.weights
-    if config.memory_budget is not None:
-        budget = int(config.memory_budget * GIB)
-    rows_per_call = need.rows_within(budget, device)
-    if rows_per_call == 0 and config.memory_budget is not None:
-        raise InputError(
-            f"--memory-budget {config.memory_budget}: the networks, {tile[0]} contents, {tile[1]} "
-            f"styles and one row per call need about {need.total(1) / GIB:.2g} GiB."
-        )
-
-    # Dataset: a new one, or the one that is continued
-    settings = {
-        "teacher": config.teacher,
-        **teacher.settings(),
-        "dtype": dtype,
-        "compile": config.compile,
-        "pairs": config.pairs,
-        "seed": config.seed,
-        "tile": tile[0] if tile[0] == tile[1] else list(tile),
-    }
-    provenance = {
-        "model": config.model,
-        "content": config.content,
-        "style": config.style,
-        "device": device_name(device),
-        "versions": {
-            name: importlib.metadata.version(name) for name in ("torch", "diffusers", "numpy")
-        },
-    }
-    if crops is not None:
-        provenance["style_crop"] = config.style_crop
-    if names_no_teacher(storage) and config.teacher == "styleid":
-        del settings["teacher"]
-        provenance["teacher"] = provenance.pop("model")
-    writer = TripletWriter(
-        config.out,
-        contents=contents,
-        styles=styles,
-        pairs=pairs,
-        shard_size=shard_size,
-        settings=settings,
-        # The rounding of a network depends on its batch, so the first start decides for all.
-        defaults={"rows_per_call": max(1, rows_per_call)},
-        provenance=provenance,
-        arrays=teacher.arrays(),
-        rank=rank,
-        world_size=world_size,
-        version=config.format,
-    )
-
-    # Work
-    teacher.rows_per_call = writer.settings["rows_per_call"]
-    work = Work(writer, teacher, contents, styles, config.seed)
-    if rank == 0:
-        print(work.describe(need, budget))
+        print(work.describe(opened.need, opened.budget))
     work.run()
+    print(opened.summary(work.writer))
 
-    # Summary
-    missing = writer.unfinished_shards()
-    count = len(pairs) - sum(len(writer.shard_pairs(shard)) for shard in missing)
-    others = f", {len(missing)} shards of other ranks are still missing" if missing else ""
-    print(
-        f"{count} triplets of {len(contents)} contents and {len(styles)} styles are in {config.out}"
-        f"{others}; {len(skipped)} pictures were skipped."
-    )
+
+class OpenedDump:
+    """What every process of a dump loads before it works on its shards: the teacher, the pictures
+    and the plan.
+
+    Args:
+        config: what to dump.
+        verbose: whether to name the pictures that are skipped.
+
+    Raises:
+        InputError: a source, a teacher, a device or a folder that cannot be used.
+    """
+
+    def __init__(self, config: DumpConfig, verbose: bool = True):
+        # Device
+        self.config = config
+        self.device = device = open_device(config.device)
+        self.dtype = dtype = config.dtype or ("float32" if device.type == "cpu" else "float16")
+        if dtype == "bfloat16" and imitates_bfloat16(device):
+            print(
+                "warning: this processor only imitates bfloat16, which took 19 times as long where "
+                "it was measured; start again with --dtype float32 and another --out.",
+                file=sys.stderr,
+            )
+
+        # Teacher; before it is loaded, whether there is a place for what it makes
+        self._storage = open_storage(config.out)
+        self._storage.check_writable()
+        sources = [open_source(spec) for spec in (config.content, config.style)]
+        self.teacher = teacher = TEACHERS[config.teacher].open(
+            config.method,
+            Runtime(config.model, device, getattr(torch, dtype), config.compile, config.out),
+        )
+        size = config.size or teacher.size_px
+        if size % teacher.side_multiple:
+            raise InputError(
+                f"--size {size}: this teacher needs a multiple of {teacher.side_multiple}, such as "
+                f"{-(-size // teacher.side_multiple) * teacher.side_multiple}."
+            )
+
+        # Pictures
+        crops = None
+        if config.style_crop is not None:
+            crops = NativeCrops(config.style_crop, config.crops_per_style, config.seed)
+        self.contents, skipped_contents = load_images(sources[0], size)
+        self.styles, skipped_styles = load_images(sources[1], size, crops=crops)
+        self.skipped = skipped_contents + skipped_styles
+        if verbose:
+            for name, reason in self.skipped:
+                print(f"skipped {name}: {reason}", file=sys.stderr)
+        teacher.check_ids(self.contents.ids, self.styles.ids)
+
+        # Plan
+        self.tile = choose_tile(config.tile, teacher, len(self.contents), len(self.styles))
+        self.shard_size = self.tile[0] * self.tile[1]
+        self.pairs = plan_pairs(config.pairs, self.contents, self.styles, config.seed, self.tile)
+        self.need = memory_need(teacher, size, self.pairs, self.shard_size)
+        self.budget = free_bytes(device) + self.need.weights
+        if config.memory_budget is not None:
+            self.budget = int(config.memory_budget * GIB)
+        self._rows_per_call = self.need.rows_within(self.budget, device)
+        if self._rows_per_call == 0 and config.memory_budget is not None:
+            raise InputError(
+                f"--memory-budget {config.memory_budget}: the networks, {self.tile[0]} contents, "
+                f"{self.tile[1]} styles and one row per call need about "
+                f"{self.need.total(1) / GIB:.2g} GiB."
+            )
+
+    def work(self, rank: int, world_size: int, ranks: Sequence[int] | None = None) -> Work:
+        """The work of one process on a new dataset, or on the one that is continued.
+
+        Args:
+            rank: number of the process, from 0.
+            world_size: how many there are.
+            ranks: which process writes each shard; by default each writes as many.
+
+        Raises:
+            InputError: the dataset was started with other settings and so on.
+            OSError: the disk is full and so on.
+        """
+        config, teacher = self.config, self.teacher
+        settings = {
+            "teacher": config.teacher,
+            **teacher.settings(),
+            "dtype": self.dtype,
+            "compile": config.compile,
+            "pairs": config.pairs,
+            "seed": config.seed,
+            "tile": self.tile[0] if self.tile[0] == self.tile[1] else list(self.tile),
+        }
+        provenance = {
+            "model": config.model,
+            "content": config.content,
+            "style": config.style,
+            "device": device_name(self.device),
+            "versions": {
+                name: importlib.metadata.version(name) for name in ("torch", "diffusers", "numpy")
+            },
+        }
+        if config.style_crop is not None:
+            provenance["style_crop"] = config.style_crop
+        if names_no_teacher(self._storage) and config.teacher == "styleid":
+            del settings["teacher"]
+            provenance["teacher"] = provenance.pop("model")
+        writer = TripletWriter(
+            config.out,
+            contents=self.contents,
+            styles=self.styles,
+            pairs=self.pairs,
+            shard_size=self.shard_size,
+            settings=settings,
+            # The rounding of a network depends on its batch, so the first start decides for all.
+            defaults={"rows_per_call": max(1, self._rows_per_call)},
+            provenance=provenance,
+            arrays=teacher.arrays(),
+            rank=rank,
+            world_size=world_size,
+            ranks=ranks,
+            version=config.format,
+        )
+        teacher.rows_per_call = writer.settings["rows_per_call"]
+        return Work(writer, teacher, self.contents, self.styles, config.seed)
+
+    def summary(self, writer: TripletWriter) -> str:
+        """What is in the dataset now, in a sentence."""
+        missing = writer.unfinished_shards()
+        count = len(self.pairs) - sum(len(writer.shard_pairs(shard)) for shard in missing)
+        others = f", {len(missing)} shards of other ranks are still missing" if missing else ""
+        return (
+            f"{count} triplets of {len(self.contents)} contents and {len(self.styles)} styles are "
+            f"in {self.config.out}{others}; {len(self.skipped)} pictures were skipped."
+        )
+
+
+def _import_executors(name: str) -> ModuleType:
+    """The module that knows the engine, which is an extra.
+
+    Raises:
+        InputError: it is not installed, or what it needs for this executor is not.
+    """
+    try:
+        if name == "ray":
+            importlib.import_module("ray")
+        return importlib.import_module("teacher_torch.executors")
+    except ModuleNotFoundError as error:
+        missing = str(error.name).partition(".")[0]
+        if missing not in ("datatrove", "loguru", "ray"):
+            raise
+        extra = "ray" if missing == "ray" else "scale"
+        raise InputError(
+            f'--executor {name} needs {missing}: pip install "style-distil[{extra}]".'
+        ) from error
 
 
 def imitates_bfloat16(device: torch.device) -> bool:

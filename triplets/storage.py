@@ -45,6 +45,9 @@ EXTRAS = {
 }
 """The extra of this package that brings the client, by the first word of an address."""
 
+LOGS = "logs"
+"""Where an engine that runs a dump may keep its own files within the dataset."""
+
 ATTEMPTS = 5
 """How often a transfer is tried, with a pause that doubles from `PAUSE` on."""
 
@@ -210,7 +213,7 @@ class Folder:
         names = os.listdir(self.root)
         # Asked after listing: another rank may be at work, and its manifest comes first.
         is_dataset = (self.root / "manifest.json").exists()
-        if not is_dataset and any(not name.startswith(".") for name in names):
+        if not is_dataset and any(not name.startswith(".") and name != LOGS for name in names):
             raise DatasetError(
                 f"{str(self.root)!r} holds other files and no manifest.json; give a new folder."
             )
@@ -427,7 +430,7 @@ class Bucket:
             DatasetError: other files, or nothing can be written.
         """
         if not self.holds("manifest.json"):
-            if any(not name.startswith((".", "logs/")) for name in self._list()):
+            if any(not name.startswith((".", f"{LOGS}/")) for name in self._list()):
                 raise DatasetError(
                     f"{self.address!r} holds other files and no manifest.json; give a new address."
                 )
@@ -448,9 +451,13 @@ class Bucket:
             raise OSError(error.errno, reason, error.filename or self.path(name)) from error
 
     def publish_file(self, staged: Path) -> None:
-        """Upload a staged file unless it is there: the first one wins."""
+        """Upload a staged file unless it is there: the first one wins.
+
+        The store itself decides who is first if it can; two that agree write the same bytes anyway.
+        """
         if not self.holds(staged.name):
-            self._upload(staged, staged.name)
+            with contextlib.suppress(FileExistsError):
+                self._upload(staged, staged.name, mode="create")
 
     @contextlib.contextmanager
     def new_folder(self, name: str, description: str) -> Iterator[Path]:
@@ -561,9 +568,9 @@ class Bucket:
 
         self._try(name, get)
 
-    def _upload(self, file: Path, name: str) -> None:
+    def _upload(self, file: Path, name: str, **mode: str) -> None:
         def put() -> None:
-            self._fs.put_file(str(file), self._at(name))
+            self._fs.put_file(str(file), self._at(name), **mode)
             arrived = self._fresh().size(self._at(name))
             if arrived != file.stat().st_size:
                 raise OSError(f"{arrived} of {file.stat().st_size} bytes arrived")
@@ -586,6 +593,8 @@ class Bucket:
                 raise DatasetError(
                     f"cannot {verb} {address!r}: there is no such file or bucket."
                 ) from error
+            except FileExistsError:
+                raise
             except PermissionError as error:
                 raise DatasetError(
                     f"cannot {verb} {address!r}: access is denied; check the credentials and what "
