@@ -126,6 +126,12 @@ COMMANDS = Group(
                     "import_pictures",
                     "ImportConfig",
                 ),
+                "convert": Command(
+                    "Copy a dataset, raw or compressed, to a folder or to a bucket.",
+                    "triplets.convert",
+                    "convert",
+                    "ConvertConfig",
+                ),
                 "export-tfds": Command(
                     "Copy a dataset for TensorFlow Datasets.",
                     "triplets.tfds_export",

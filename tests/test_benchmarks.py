@@ -20,6 +20,10 @@ CONTENT, STYLE = (
 # Flags of each, and what its output has to match. OUT stands for an empty folder, DATA for a
 # dataset of the samples.
 RUNS = {
+    "codecs": (
+        "--sizes 32 --pictures 2 --repeats 1",
+        r"(?s)\| raw \| 3 \| 100% \| .*\| WebP, method 0, effort 0 \| \d+ \| \d+% \|",
+    ),
     "contact_sheets": ("--data DATA --out OUT", r""),
     "flicker": (
         "--contents coffee --styles van_gogh_harvest --frames 2 --side 64 --smoothing 0.5",

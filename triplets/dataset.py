@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import operator
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, SupportsIndex
 
@@ -98,6 +98,14 @@ class TripletDataset:
             self.content_ids[content],
             self.style_ids[style],
         )
+
+    def stylised(self, rows: Sequence[int]) -> UInt8[np.ndarray, "n h w 3"]:
+        """The stylised pictures of some triplets, by their index, without contents and styles."""
+        pictures = []
+        for row in rows:
+            nth = int(np.searchsorted(self._shard_ends, row, side="right"))
+            pictures.append(self._stylised(nth)[row - self._shard_ends[nth]])
+        return np.stack(pictures)
 
     def __iter__(self) -> Iterator[Triplet]:
         return map(self.__getitem__, range(len(self)))
