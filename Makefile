@@ -2,11 +2,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help quickstart test lint clean
+.PHONY: help quickstart test lint page clean
 
 help:
 	@echo "make quickstart   dump triplets with the mini teacher, train the mini student, stylise: outputs/quickstart/"
 	@echo "make test         lint and tests"
+	@echo "make page         bring ONNX Runtime for browsers to the demo page; needs Node.js"
 	@echo "make clean        remove the environment and the quickstart's output"
 
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -39,6 +40,10 @@ lint: $(VENV)/installed
 # One thread a worker: JAX and torch would otherwise fight over the cores.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
+
+page:
+	npm ci --ignore-scripts --prefix web
+	npm run build --prefix web
 
 clean:
 	rm -rf $(VENV) outputs/quickstart

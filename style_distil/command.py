@@ -96,7 +96,7 @@ COMMANDS = Group(
             "student_jax.demo.server",
             "demo",
             "DemoConfig",
-            extra="student",
+            extra="demo",
         ),
         "pretrain": Command(
             "Pre-train the mini teacher, a small latent diffusion model, on your pictures.",

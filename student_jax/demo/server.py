@@ -1,23 +1,39 @@
-"""`style-distil demo`: a web page to try a student, served by this machine for this machine."""
+"""`style-distil demo`: a web page to try a student, served by this machine for this machine.
 
+The page computes in the browser, with the student's ONNX files; with `--python` it asks this
+program, which computes with JAX. Starlette and Uvicorn handle the requests.
+"""
+
+import asyncio
 import base64
+import contextlib
 import io
 import json
-import sys
-import threading
-import traceback
+import socket
+import tempfile
 from dataclasses import dataclass
-from functools import partial
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote
 
 import numpy as np
+import uvicorn
 from jaxtyping import UInt8
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from student_jax.compilation import enable_compilation_cache
+from student_jax.demo.samples import KINDS, PAGE, samples
 from student_jax.inference.stylist import Stylist
+from student_jax.weights.folder import open_student
 from triplets import (
     InputError,
     decode_image,
@@ -29,9 +45,6 @@ from triplets import (
 from triplets.bundled import SAMPLES
 from triplets.errors import one_line
 
-PAGE = Path(__file__).parent / "page" / "index.html"
-KINDS = ("content", "style")
-
 MAX_BODY_BYTES = 48 * 2**20
 """Largest request: three pictures of 12 MB, in base64."""
 
@@ -41,11 +54,26 @@ MAX_PIXELS = 40_000_000
 MAX_AREA = 4
 """Largest content that is stylised, in squares of `DemoConfig.max_size`: others wait meanwhile."""
 
+MAX_CONNECTIONS = 64
+"""Connections at once; further ones are refused."""
+
 TIMEOUT_S = 60
 """Seconds that a request waits for its bytes, and for the pictures of those before it."""
 
-LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")
 """What browsers call this machine."""
+
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": (
+        "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; "
+        "script-src 'self' 'wasm-unsafe-eval' blob:; worker-src 'self' blob:; "
+        "connect-src 'self' data: blob:"
+    ),
+    # Threads of WebAssembly share memory, which browsers allow to isolated pages alone.
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Embedder-Policy": "require-corp",
+}
 
 
 @dataclass(frozen=True)
@@ -55,12 +83,14 @@ class DemoConfig:
     checkpoint: str = "mini"
     """"mini" (the bundled student), the workdir of a training run, an exported folder or
     safetensors file, or hf://OWNER/NAME."""
+    python: bool = False
+    """Compute with JAX on this machine instead of in the browser: any student at any size."""
     host: str = "127.0.0.1"
     """Address to listen on; any other than this one lets other machines in."""
     port: int = 7860
     """Port to listen on; 0 chooses a free one."""
-    max_size: int = 768
-    """Reduce larger contents to this shorter side (px)."""
+    max_size: int = 1024
+    """With --python: reduce larger contents to this shorter side (px)."""
 
     def __post_init__(self):
         if not 0 <= self.port <= 65535:
@@ -73,30 +103,111 @@ def demo(config: DemoConfig) -> None:
     """Serve until interrupted.
 
     Raises:
-        InputError: no such student, or an address that it cannot listen on.
+        InputError: no such student, an address that it cannot listen on, or a page that is not
+            built.
     """
-    enable_compilation_cache()
-    stylist = Stylist.from_pretrained(config.checkpoint)
-    with make_server(stylist, config.host, config.port, config.max_size) as server:
-        print(f"http://{config.host}:{server.server_port}/   (Ctrl-C stops)", flush=True)
-        server.serve_forever()
+    with contextlib.ExitStack() as stack:
+        if config.python:
+            enable_compilation_cache()
+            app = python_app(Stylist.from_pretrained(config.checkpoint), config)
+        else:
+            from student_jax.demo.static_page import write_page
+
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            write_page(open_student(config.checkpoint), folder)
+            app = page_app(folder, config)
+        server = stack.enter_context(Server(app, config))
+        print(f"http://{config.host}:{server.port}/   (Ctrl-C stops)", flush=True)
+        server.run()
 
 
-def make_server(stylist: Stylist, host: str, port: int, max_size: int) -> ThreadingHTTPServer:
-    """A server of the page, not running yet; port 0 chooses a free one.
+def page_app(folder: Path, config: DemoConfig) -> Starlette:
+    """The page of `static_page.write_page`."""
+    return _app([Mount("/", StaticFiles(directory=folder, html=True))], config)
+
+
+def python_app(stylist: Stylist, config: DemoConfig) -> Starlette:
+    """The page, and what it asks of the stylist."""
+    # One picture at a time: several would share the same cores and multiply the memory.
+    lock = asyncio.Lock()
+
+    async def stylise(request: Request) -> Response:
+        # A form of another site cannot send this type without being asked first (CORS).
+        if request.headers.get("Content-Type", "").partition(";")[0] != "application/json":
+            raise HTTPException(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "expected JSON.")
+        fields = _parse(await _body(request))
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                await lock.acquire()
+        except TimeoutError as error:
+            raise HTTPException(503, "others are waiting; try again.") from error
+        try:
+            picture = await run_in_threadpool(_encoded, stylist, fields, config.max_size)
+        finally:
+            lock.release()
+        return Response(picture, media_type="image/png")
+
+    async def model(_: Request) -> Response:
+        description = {"engine": "python", "mixes": True, "max_size": config.max_size}
+        return JSONResponse(description | {"samples": samples()})
+
+    routes = [
+        Route("/stylise", stylise, methods=["POST"]),
+        Route("/model.json", model),
+        *(Mount(f"/samples/{kind}", StaticFiles(directory=SAMPLES / kind)) for kind in KINDS),
+        Mount("/", StaticFiles(directory=PAGE, html=True)),
+    ]
+    return _app(routes, config)
+
+
+class Server:
+    """Listens from the start and answers while it runs; a context manager that closes its port.
+
+    Args:
+        app: what answers.
+        config: where to listen; port 0 chooses a free one.
 
     Raises:
         InputError: the port is taken, or the address is not this machine's.
     """
-    # One picture at a time: several would share the same cores and multiply the memory.
-    lock = threading.Lock()
-    try:
-        return _Server((host, port), partial(_Handler, stylist, lock, max_size))
-    except OSError as error:
-        raise InputError(
-            f"cannot listen on {host}, port {port}: {one_line(error)}; give another --port or "
-            "--host."
-        ) from error
+
+    def __init__(self, app: ASGIApp, config: DemoConfig):
+        family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+        try:
+            self._socket = socket.create_server((config.host, config.port), family=family)
+        except OSError as error:
+            raise InputError(
+                f"cannot listen on {config.host}, port {config.port}: {one_line(error)}; give "
+                "another --port or --host."
+            ) from error
+        self.port: int = self._socket.getsockname()[1]
+        self._uvicorn = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                http=_Protocol,
+                loop="asyncio",
+                ws="none",
+                lifespan="off",
+                log_level="error",
+                access_log=False,  # what people try stays private
+                server_header=False,
+                limit_concurrency=MAX_CONNECTIONS,
+            )
+        )
+
+    def __enter__(self) -> "Server":
+        return self
+
+    def __exit__(self, *_):
+        self._socket.close()
+
+    def run(self) -> None:
+        """Answer until interrupted, or until `stop`."""
+        self._uvicorn.run(sockets=[self._socket])
+
+    def stop(self) -> None:
+        """Let `run` return; from another thread."""
+        self._uvicorn.should_exit = True
 
 
 def stylise_request(stylist: Stylist, request: dict, max_size: int) -> UInt8[np.ndarray, "h w 3"]:
@@ -104,7 +215,9 @@ def stylise_request(stylist: Stylist, request: dict, max_size: int) -> UInt8[np.
 
     Args:
         request: "content" and "styles" (one or two), each a data URL or "sample:NAME"; "blend"
-            (share of the second style), "strength", "preserve_colour".
+            (share of the second style), "strength", "preserve_colour"; and, if it likes, "size"
+            (reduce larger contents to this shorter side) and "stroke_size".
+        max_size: largest "size", and the default.
 
     Raises:
         InputError: fields that are missing or unusable.
@@ -112,14 +225,17 @@ def stylise_request(stylist: Stylist, request: dict, max_size: int) -> UInt8[np.
     try:
         content, styles = request.get("content"), list(request["styles"])
         strength, blend = float(request["strength"]), float(request["blend"])
+        size = min(max_size, int(request.get("size", max_size)))
+        stroke_size = float(request.get("stroke_size", 1))
         preserve_colour = bool(request["preserve_colour"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(
             "not a request of this page; expected styles, strength, blend and preserve_colour."
         ) from error
-    if not 1 <= len(styles) <= 2 or not 0 <= blend <= 1:
-        raise InputError("expected one or two styles, and a blend from 0 to 1.")
-    picture = resize_shorter_side(_picture("content", content), max_size)
+    if not 1 <= len(styles) <= 2 or not 0 <= blend <= 1 or size < 1:
+        raise InputError("expected one or two styles, a blend from 0 to 1, and a size.")
+    stylist = stylist.with_stroke_size(stroke_size)
+    picture = resize_shorter_side(_picture("content", content), size)
     if picture.size > 3 * MAX_AREA * max_size**2:
         height, width = picture.shape[:2]
         raise InputError(f"the content is too long, {width} x {height} px; cut it.")
@@ -128,6 +244,59 @@ def stylise_request(stylist: Stylist, request: dict, max_size: int) -> UInt8[np.
     weights = [1.0] if len(styles) == 1 else [1 - blend, blend]
     style = stylist.encode_style(encoded, weights)
     return uint8_from_float(stylist(pixels, style, strength, preserve_colour=preserve_colour))
+
+
+def _app(routes: list[BaseRoute], config: DemoConfig) -> Starlette:
+    middleware = [Middleware(_Headers)]
+    if config.host in ("127.0.0.1", "::1", "localhost"):
+        # Else the name of another site might lead here (DNS rebinding).
+        middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK))
+    handlers = {InputError: _refuse, HTTPException: _refuse, Exception: _refuse}
+    return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers)
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    if isinstance(error, InputError):
+        message, status = str(error), HTTPStatus.BAD_REQUEST
+    elif isinstance(error, HTTPException):
+        message, status = error.detail, error.status_code
+    else:  # Starlette raises it again, for the terminal
+        message, status = "this failed; see the terminal.", HTTPStatus.INTERNAL_SERVER_ERROR
+    message = message if message.endswith(".") else f"{message}."
+    return JSONResponse({"error": message}, status)
+
+
+async def _body(request: Request) -> bytes:
+    """The bytes of a request.
+
+    Raises:
+        HTTPException: too many, or they do not come.
+    """
+    too_large = HTTPException(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        f"the pictures are too large; together they may have {MAX_BODY_BYTES * 3 // 4 >> 20} MB "
+        "at most.",
+    )
+    if int(request.headers.get("Content-Length", 0)) > MAX_BODY_BYTES:
+        raise too_large
+    body = bytearray()
+    stream = aiter(request.stream())
+    try:
+        while True:
+            async with asyncio.timeout(TIMEOUT_S):
+                body += await anext(stream)
+            if len(body) > MAX_BODY_BYTES:
+                raise too_large
+    except StopAsyncIteration:
+        return bytes(body)
+    except TimeoutError as error:
+        raise HTTPException(
+            HTTPStatus.REQUEST_TIMEOUT, "the request did not come to its end."
+        ) from error
+
+
+def _encoded(stylist: Stylist, request: dict, max_size: int) -> bytes:
+    return encode_image(stylise_request(stylist, request, max_size), ".png")
 
 
 def _parse(body: bytes) -> dict:
@@ -140,16 +309,12 @@ def _parse(body: bytes) -> dict:
     return request
 
 
-def _samples() -> dict[str, list[str]]:
-    return {kind: sorted(path.name for path in (SAMPLES / kind).glob("*.jpg")) for kind in KINDS}
-
-
 def _picture(kind: str, given: object) -> UInt8[np.ndarray, "h w 3"]:
     if not isinstance(given, str) or not given:
         raise InputError(f"choose a {kind}.")
     if given.startswith("sample:"):
         name = given.removeprefix("sample:")
-        if name not in _samples()[kind]:
+        if name not in samples()[kind]:
             raise InputError(f"there is no {kind} sample {name!r}.")
         return decode_image(SAMPLES / kind / name).pixels
     try:
@@ -159,103 +324,37 @@ def _picture(kind: str, given: object) -> UInt8[np.ndarray, "h w 3"]:
     return decode_image(io.BytesIO(data), name=f"the {kind}", max_pixels=MAX_PIXELS).pixels
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
+class _Headers:
+    """Adds `HEADERS` to every answer."""
 
-    def handle_error(self, request, client_address):
-        # A client that leaves is no defect.
-        if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(request, client_address)
+    def __init__(self, app: ASGIApp):
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                added = [(k.lower().encode(), v.encode()) for k, v in HEADERS.items()]
+                message = {**message, "headers": [*message["headers"], *added]}
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
 
 
-class _Handler(BaseHTTPRequestHandler):
-    timeout = TIMEOUT_S  # without a byte, after which a connection is closed
+class _Protocol(H11Protocol):
+    """Uvicorn's, which waits for ever for the first line of a request, but with its patience."""
 
-    def __init__(self, stylist: Stylist, lock: threading.Lock, max_size: int, *args):
-        self._stylist, self._lock, self._max_size = stylist, lock, max_size
-        super().__init__(*args)
+    _patience: asyncio.TimerHandle | None = None
 
-    def do_GET(self):
-        kind, _, name = unquote(self.path).removeprefix("/samples/").partition("/")
-        if not self._is_for_this_machine():
-            return
-        if self.path == "/":
-            self._send(PAGE.read_bytes(), "text/html; charset=utf-8")
-        elif self.path == "/samples":
-            self._send(json.dumps(_samples()).encode(), "application/json")
-        elif kind in KINDS and name in _samples()[kind]:  # no other path is ever opened
-            self._send((SAMPLES / kind / name).read_bytes(), "image/jpeg")
-        else:
-            self._refuse("there is nothing here.", HTTPStatus.NOT_FOUND)
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        self._patience = self.loop.call_later(TIMEOUT_S, transport.close)
 
-    def do_POST(self):
-        length = self.headers.get("Content-Length", "")
-        if not self._is_for_this_machine():
-            return
-        # A form of another site cannot send this type without being asked first (CORS).
-        if self.path != "/stylise" or self.headers.get_content_type() != "application/json":
-            self._refuse("expected JSON at /stylise.", HTTPStatus.NOT_FOUND)
-        elif not (length.isascii() and length.isdecimal() and len(length) < 20):
-            self._refuse("expected the length of the request.", HTTPStatus.LENGTH_REQUIRED)
-        elif int(length) > MAX_BODY_BYTES:
-            limit = MAX_BODY_BYTES >> 20
-            self._refuse(
-                f"the pictures are too large; together they may have {limit * 3 // 4} MB at most.",
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            )
-        else:
-            self._stylise(int(length))
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._patience is not None and self.cycle is not None:
+            self._patience.cancel()
 
-    def _stylise(self, length: int) -> None:
-        try:
-            request = _parse(self.rfile.read(length))
-            if not self._lock.acquire(timeout=TIMEOUT_S):
-                self._refuse("others are waiting; try again.", HTTPStatus.SERVICE_UNAVAILABLE)
-                return
-            try:
-                pixels = stylise_request(self._stylist, request, self._max_size)
-            finally:
-                self._lock.release()
-        except InputError as error:
-            self._refuse(str(error), HTTPStatus.BAD_REQUEST)
-        except TimeoutError:
-            self._refuse("the request did not come to its end.", HTTPStatus.REQUEST_TIMEOUT)
-        except Exception:
-            traceback.print_exc()
-            self._refuse("this failed; see the terminal.", HTTPStatus.INTERNAL_SERVER_ERROR)
-        else:
-            self._send(encode_image(pixels, ".png"), "image/png")
-
-    def send_error(self, code, message=None, explain=None):
-        # What `http.server` refuses by itself, such as a method or a line that it does not know.
-        status = HTTPStatus(code)
-        self.request_version = self.protocol_version  # of HTTP/0.9 there would be no headers
-        self._refuse(f"{message or status.phrase}.", status)
-
-    def log_message(self, format, *args):
-        pass  # what people try stays private
-
-    def _is_for_this_machine(self) -> bool:
-        """Whether the browser asked for this machine; else another site's name led here (DNS)."""
-        host = self.headers.get("Host", "").rpartition(":")[0] or self.headers.get("Host", "")
-        bound = self.server.server_address[0]
-        if bound not in ("127.0.0.1", "::1") or host in LOOPBACK:
-            return True
-        self._refuse("this page is for this machine.", HTTPStatus.FORBIDDEN)
-        return False
-
-    def _refuse(self, message: str, status: HTTPStatus) -> None:
-        self.close_connection = True  # what was not read must not be taken for a request
-        self._send(json.dumps({"error": message}).encode(), "application/json", status)
-
-    def _send(self, body: bytes, kind: str, status: HTTPStatus = HTTPStatus.OK) -> None:
-        self.send_response(status)
-        for name, value in (
-            ("Content-Type", kind),
-            ("Content-Length", str(len(body))),
-            ("X-Content-Type-Options", "nosniff"),
-            ("Content-Security-Policy", "default-src 'self' 'unsafe-inline' data: blob:"),
-        ):
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+        super().connection_lost(exc)

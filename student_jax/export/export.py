@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from student_jax.export.onnx_files import onnx_files
+from student_jax.export.space import Sdk, write_space
 from student_jax.student import Student
 from student_jax.weights.folder import check_folder, open_student, push_to_hub, save_pretrained
 from triplets import InputError
@@ -26,8 +27,13 @@ EXAMPLES = Path(__file__).parent / "examples"
 class ExportConfig:
     """Write a student as safetensors, StableHLO and ONNX, each with an example that loads it."""
 
-    out: Path
+    out: Path | None = None
     """Folder for the files."""
+    space: Path | None = None
+    """Folder for a Space of the Hugging Face Hub, ready to push; instead of `out` or beside it."""
+    space_sdk: Sdk = "static"
+    """static: the demo page, which computes in the browser (any static host serves it). gradio: an
+    app that computes on the Hub."""
     checkpoint: str = "mini"
     """"mini" (the bundled student), the workdir of a training run, an exported folder or file, or
     OWNER/NAME on the Hugging Face Hub."""
@@ -47,6 +53,8 @@ class ExportConfig:
     """OWNER/NAME on the Hugging Face Hub to push the folder to."""
 
     def __post_init__(self):
+        if self.out is None and self.space is None:
+            raise ValueError("expected --out, --space or both")
         for name in ("formats", "sizes"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is empty; expected at least one")
@@ -61,8 +69,17 @@ def export(config: ExportConfig) -> None:
         InputError: no such student, a size that it cannot do, a folder that holds something else
             or cannot be made, or a missing package.
     """
-    check_folder(config.out)
+    if config.out is not None:
+        check_folder(config.out)
     model = open_student(config.checkpoint, config.step)
+    if config.space is not None:
+        write_space(model, config.space, config.space_sdk)
+        print(f"a {config.space_sdk} Space is in {config.space}")
+    if config.out is not None:
+        _export_files(model, config, config.out)
+
+
+def _export_files(model: Student, config: ExportConfig, out: Path) -> None:
     for name, sides, stride in (
         ("sizes", config.sizes, model.config.content_stride),
         ("style_size", (config.style_size,), model.config.style_stride),
@@ -73,23 +90,23 @@ def export(config: ExportConfig) -> None:
                     f"{name} has {side}; this student needs multiples of {stride}, "
                     f"at least {2 * stride}."
                 )
-    make_folder(config.out)
+    make_folder(out)
     if "safetensors" in config.formats:
-        save_pretrained(model, config.out)
+        save_pretrained(model, out)
     for size in config.sizes:
         if "stablehlo" in config.formats:
-            with atomic_write(config.out / f"student-{size}.stablehlo") as file:
+            with atomic_write(out / f"student-{size}.stablehlo") as file:
                 file.write(to_stablehlo(model, size, config.style_size))
     if "onnx" in config.formats:
         for name, content in onnx_files(model, config.weights).items():
-            with atomic_write(config.out / name) as file:
+            with atomic_write(out / name) as file:
                 file.write(content)
     for name in config.formats:
-        shutil.copyfile(EXAMPLES / f"load_{name}.py", config.out / f"load_{name}.py")
-    for path in sorted(config.out.iterdir()):
+        shutil.copyfile(EXAMPLES / f"load_{name}.py", out / f"load_{name}.py")
+    for path in sorted(out.iterdir()):
         print(f"{path.stat().st_size / 2**20:8.2f} MiB  {path}")
     if config.push_to is not None:
-        print(f"pushed to {push_to_hub(config.out, config.push_to)}")
+        print(f"pushed to {push_to_hub(out, config.push_to)}")
 
 
 def to_stablehlo(model: Student, size: int, style_size: int) -> bytes:

@@ -1,5 +1,6 @@
 """Using a student: pictures of any size in, stylised pictures of the same size out."""
 
+import copy
 from collections.abc import Sequence
 from functools import partial
 from itertools import product
@@ -76,11 +77,7 @@ class Stylist:
         stroke_size: float | Literal["picture"] = 1.0,
         max_memory: int = MAX_MEMORY,
     ):
-        if stroke_size != "picture" and not MIN_STROKE <= stroke_size <= MAX_STROKE:
-            raise InputError(
-                f"stroke_size is {stroke_size}; expected {MIN_STROKE} to {MAX_STROKE}, or "
-                '"picture".'
-            )
+        _check_stroke_size(stroke_size)
         self._programs = Programs(model)
         self._content_stride = model.config.content_stride
         self._style_stride = model.config.style_stride
@@ -123,6 +120,17 @@ class Stylist:
     def num_programs(self) -> int:
         """Programs compiled so far."""
         return len(self._programs)
+
+    def with_stroke_size(self, stroke_size: float | Literal["picture"]) -> "Stylist":
+        """The same student and programs for strokes of another size.
+
+        Raises:
+            InputError: the size is out of its range.
+        """
+        _check_stroke_size(stroke_size)
+        other = copy.copy(self)
+        other._stroke_size = stroke_size
+        return other
 
     def encode_style(
         self,
@@ -368,6 +376,13 @@ class Stylist:
     def _spans(self, grid: tuple[int, int], tile: tuple[int, int]) -> list[tuple[Span, Span]]:
         """Tiles or windows that cover a grid, by row and column."""
         return list(product(*map(partial(spans, halo=self._halo), grid, tile)))
+
+
+def _check_stroke_size(stroke_size: float | Literal["picture"]) -> None:
+    if stroke_size != "picture" and not MIN_STROKE <= stroke_size <= MAX_STROKE:
+        raise InputError(
+            f'stroke_size is {stroke_size}; expected {MIN_STROKE} to {MAX_STROKE}, or "picture".'
+        )
 
 
 def _empty_like(leaf: np.ndarray, grid: tuple[int, int]) -> np.ndarray:

@@ -1,6 +1,6 @@
 """The demo page in headless Chromium.
 
-python tests/student_jax/demo/browser.py docs/demo.png   # takes the picture of the documentation
+python tests/student_jax/demo/browser.py docs/   # takes the pictures of the documentation
 """
 
 import base64
@@ -87,6 +87,12 @@ class Browser:
 
     def __call__(self, method, **params):
         """The result of a method of the Chrome DevTools Protocol."""
+        answer = self._ask(method, **params)
+        assert "error" not in answer, answer
+        return answer["result"]
+
+    def _ask(self, method, **params):
+        """The answer to a request: a result or an error."""
         request = {"id": next(self._ids), "method": method, "params": params}
         if self._session:
             request["sessionId"] = self._session
@@ -95,8 +101,7 @@ class Browser:
         while True:
             answer = json.loads(self._message(method, deadline))
             if answer.get("id") == request["id"]:
-                assert "error" not in answer, answer
-                return answer["result"]
+                return answer
 
     def _message(self, method: str, deadline: float) -> bytes:
         while b"\0" not in self._received:
@@ -121,11 +126,19 @@ class Browser:
         """Wait until JavaScript is true; an error, as in a page that still loads, is not."""
         deadline = time.monotonic() + PATIENCE_S
         guarded = f"(() => {{ try {{ return Boolean({expression}) }} catch {{ return false }} }})()"
-        while not self.run(guarded):
+        while not self._is_true(guarded):
             if time.monotonic() > deadline:
                 page = self.run("document.body.innerText")
                 raise AssertionError(f"waited {PATIENCE_S} s for {expression} in: {page}")
             time.sleep(0.05)
+
+    def _is_true(self, expression) -> bool:
+        answer = self._ask("Runtime.evaluate", expression=expression, returnByValue=True)
+        # While a page starts that is isolated from others, in a process of its own, there is none.
+        if "execution context" in answer.get("error", {}).get("message", ""):
+            return False
+        assert "error" not in answer, answer
+        return answer["result"]["result"].get("value", False)
 
     def click(self, selector, index=0):
         """Click on one of the elements that a CSS selector finds."""
@@ -136,35 +149,50 @@ class Browser:
         return base64.b64decode(self("Page.captureScreenshot")["data"])
 
 
-def take_picture(out: Path) -> None:
-    """The page with a sample photo in the style of a sample painting, half compared."""
-    from student_jax.demo.server import make_server
-    from student_jax.inference.stylist import Stylist
+def take_pictures(out: Path) -> None:
+    """The page with a sample photo in the style of a sample painting, on a desktop and a phone."""
+    from student_jax.demo.server import DemoConfig, Server, page_app
+    from student_jax.demo.static_page import write_page
+    from student_jax.weights.folder import open_student
+
+    config = DemoConfig(port=0)
+    with tempfile.TemporaryDirectory() as folder:
+        write_page(open_student("modulated"), Path(folder, "page"))
+        with Server(page_app(Path(folder, "page"), config), config) as server:
+            thread = threading.Thread(target=server.run, daemon=True)
+            thread.start()
+            with Browser(f"http://127.0.0.1:{server.port}/", Path(folder, "profile")) as browser:
+                browser.until("!document.getElementById('go').disabled")
+                browser.click("[data-slot=content] [title=coffee]")
+                browser.click("[data-slot=style] [title*='cafe terrace']")
+                browser.until("document.querySelectorAll('[aria-pressed=true]').length == 2")
+                # The second time, the runtime is warm: the page shows the usual seconds.
+                for _ in range(2):
+                    browser.click("#go")
+                    browser.until("!document.getElementById('go').disabled")
+                _save(browser.screenshot(), out / "demo.png")
+                browser(
+                    "Emulation.setDeviceMetricsOverride",
+                    width=390,
+                    height=844,
+                    deviceScaleFactor=1,
+                    mobile=True,
+                )
+                browser.run("scrollTo(0, document.body.scrollHeight)")
+                time.sleep(1)  # until it is drawn
+                _save(browser.screenshot(), out / "demo_phone.png")
+            server.stop()
+            thread.join()
+
+
+def _save(screenshot: bytes, path: Path) -> None:
     from triplets.atomic import atomic_write
 
-    stylist = Stylist.from_pretrained()
-    with (
-        make_server(stylist, "127.0.0.1", 0, max_size=768) as server,
-        tempfile.TemporaryDirectory() as folder,
-    ):
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        with Browser(f"http://127.0.0.1:{server.server_port}/", Path(folder)) as browser:
-            browser.until("document.querySelectorAll('[data-slot=second] img').length > 1")
-            browser.click("[data-slot=content] [title=coffee]")
-            browser.click("[data-slot=style] [title*='cafe terrace']")
-            # The second time, nothing is compiled: the page shows the usual seconds.
-            for _ in range(2):
-                browser.click("#go")
-                browser.until("!document.getElementById('go').disabled")
-                browser.until("document.getElementById('after').naturalWidth > 0")
-            browser.until("[...document.images].every(image => image.complete)")
-            picture = browser.screenshot()
-        server.shutdown()
     # 256 colours take a third of the bytes.
-    picture = Image.open(io.BytesIO(picture)).convert("RGB").quantize(256)
-    with atomic_write(out) as file:
+    picture = Image.open(io.BytesIO(screenshot)).convert("RGB").quantize(256)
+    with atomic_write(path) as file:
         picture.save(file, "PNG", optimize=True)
 
 
 if __name__ == "__main__":
-    take_picture(Path(sys.argv[1]))
+    take_pictures(Path(sys.argv[1]))
