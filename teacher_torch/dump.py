@@ -19,7 +19,7 @@ import tyro
 from jaxtyping import Int
 
 from teacher_torch.devices import GIB, MemoryNeed, device_name, free_bytes, open_device
-from teacher_torch.engine import EngineConfig
+from teacher_torch.engine import EngineConfig, share_shards
 from teacher_torch.pairs import plan_pairs
 from teacher_torch.teacher import TEACHERS, Runtime, Teacher
 from teacher_torch.work import Work
@@ -262,13 +262,14 @@ class OpenedDump:
                 f"{self.need.total(1) / GIB:.2g} GiB."
             )
 
-    def work(self, rank: int, world_size: int, ranks: Sequence[int] | None = None) -> Work:
+    def work(self, rank: int, world_size: int, at_styles: bool = False) -> Work:
         """The work of one process on a new dataset, or on the one that is continued.
 
         Args:
             rank: number of the process, from 0.
             world_size: how many there are.
-            ranks: which process writes each shard; by default each writes as many.
+            at_styles: whether the shards of a style stay with one process if preparing it is a
+                training; in a bucket, where processes cannot wait for each other, they always do.
 
         Raises:
             InputError: the dataset was started with other settings and so on.
@@ -311,11 +312,18 @@ class OpenedDump:
             arrays=teacher.arrays(),
             rank=rank,
             world_size=world_size,
-            ranks=ranks,
+            ranks=self.shares(world_size) if at_styles or not self._storage.is_local else None,
             version=config.format,
         )
         teacher.rows_per_call = writer.settings["rows_per_call"]
         return Work(writer, teacher, self.contents, self.styles, config.seed)
+
+    def shares(self, world_size: int) -> list[int]:
+        """Which process makes each shard, if those of a style stay together."""
+        size, teacher = self.shard_size, self.teacher
+        styles = [self.pairs[i : i + size, 1] for i in range(0, len(self.pairs), size)]
+        group = teacher.group("style") if "style" in teacher.persistent else None
+        return share_shards(styles, world_size, group)
 
     def summary(self, writer: TripletWriter) -> str:
         """What is in the dataset now, in a sentence."""

@@ -26,7 +26,7 @@ from datatrove.utils.stats import PipelineStats
 
 from teacher_torch.devices import release_cached_memory
 from teacher_torch.dump import DumpConfig, OpenedDump
-from teacher_torch.engine import TASKS_PER_WORKER, Cost, EngineConfig, share_shards
+from teacher_torch.engine import TASKS_PER_WORKER, Cost, EngineConfig
 from teacher_torch.work import Work
 from triplets import InputError, one_line
 from triplets.storage import LOGS
@@ -56,7 +56,7 @@ def dump_by_executor(config: DumpConfig) -> None:
     opened = open_once(config)
     all_shards = opened.work(0, 1).writer
     tasks = engine.tasks or min(all_shards.num_shards, TASKS_PER_WORKER * engine.workers)
-    ranks = shares(opened, tasks)
+    ranks = opened.shares(tasks)
     executor = make_executor(engine, DumpTask(config), tasks, f"{config.out}/{LOGS}")
     unfinished = all_shards.unfinished_shards()
     mark_tasks(executor, {ranks[shard] for shard in unfinished})
@@ -104,7 +104,7 @@ class DumpTask(PipelineStep):
         """Make the shards that are missing, and count the pairs."""
         end_with_parent()
         opened = open_once(self.config)
-        work: Work = opened.work(rank, world_size, shares(opened, world_size))
+        work: Work = opened.work(rank, world_size, at_styles=True)
         start = time.monotonic()
         pairs = sum(len(work.writer.shard_pairs(shard)) for shard in work.shards)
         work.run()
@@ -116,14 +116,6 @@ class DumpTask(PipelineStep):
 def open_once(config: DumpConfig) -> OpenedDump:
     """The teacher and the pictures, which a process keeps from one task to the next."""
     return OpenedDump(config, verbose=parent_process() is None)
-
-
-def shares(opened: OpenedDump, tasks: int) -> list[int]:
-    """Which task makes each shard; those of a style stay together if preparing it is a training."""
-    size = opened.shard_size
-    styles = [opened.pairs[i : i + size, 1] for i in range(0, len(opened.pairs), size)]
-    group = opened.teacher.group("style") if "style" in opened.teacher.persistent else None
-    return share_shards(styles, tasks, group)
 
 
 def make_executor(

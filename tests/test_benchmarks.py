@@ -20,6 +20,10 @@ CONTENT, STYLE = (
 # Flags of each, and what its output has to match. OUT stands for an empty folder, DATA for a
 # dataset of the samples.
 RUNS = {
+    "buckets": (
+        "--size 64 --crop-size 32 --batches 2 --steps 1 --repeats 1",
+        r"(?s)\| WebP, S3, warm cache \| \d+ \| \d+\.\d\d \|.*cold cache \| \d+ \|",
+    ),
     "codecs": (
         "--sizes 32 --pictures 2 --repeats 1",
         r"(?s)\| raw \| 3 \| 100% \| .*\| WebP, method 0, effort 0 \| \d+ \| \d+% \|",
@@ -46,6 +50,10 @@ RUNS = {
         f"--content {SAMPLES}/content --style {SAMPLES}/style --checkpoints mini --out OUT "
         "--contents 1 --styles 2 --size 64 --measured 64",
         r"(?m)^\| mini \|(?: \d\.\d{3} \|){7}(?: \d\.\d\d \|){3}",
+    ),
+    "preemption": (
+        "--shards 40 --workers 2 --tasks 4 40 --runs 1",
+        r"(?s)\| 40 \| 1 \| \d+\.\d\d .*shortest with \d+ tasks",
     ),
     "student": (
         "--sizes 32 --repeats 1",
