@@ -49,7 +49,7 @@ class Dumps:
         self._words = [sys.executable, "-m", "style_distil", "dump", "--model", str(model)]
         for kind in ("content", "style"):
             self._words += [f"--{kind}", str(pictures / kind)]
-        self._words += ["--steps", "20", "--tile", "2", "--format", "2"]
+        self._words += ["--steps", "4", "--tile", "2", "--format", "2"]
         self.folder, self.url = folder, url
         self.environment = (
             os.environ

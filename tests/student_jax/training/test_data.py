@@ -1,11 +1,13 @@
 import itertools
 
+import fsspec
 import numpy as np
 import pytest
 from negatives import SIZE, negative
 
 from student_jax.training.data import load_sources, split_triplets, training_batches
-from triplets import ImageSet, InputError, TripletDataset, TripletWriter
+from triplets import Cache, ImageSet, InputError, TripletDataset, TripletWriter
+from triplets.convert import ConvertConfig, convert
 
 PICTURES = ("content", "style", "stylised")
 
@@ -92,6 +94,24 @@ def test_parts_of_all_processes_are_the_whole_batch(triplets):
         halves = [next(part) for part in parts]
         joined = {name: np.concatenate([half[name] for half in halves]) for name in halves[0]}
         assert_same(joined, next(whole))
+
+
+@pytest.mark.parametrize("share", [1.0, 0.4])
+def test_a_bucket_gives_the_same_batches(triplets, tmp_path, share):
+    """For each process, from any number on; with a cache for all of it, and for a part."""
+    address = "memory://bucket/training"
+    convert(ConvertConfig(triplets, address))
+    total = TripletDataset(address).storage.total_bytes()
+    cache = Cache(tmp_path / "cache", int(share * total))
+    sources, _ = load_sources([address], None, 0.2, cache)
+    options = {"batch_size": 4, "crop_size": 32, "seed": 3, "num_workers": 0}
+    for process in range(2):
+        part = {"start": 3, "process_index": process, "process_count": 2}
+        there, here = training_batches(sources, **options, **part), batches(triplets, **part)
+        for batch, other in itertools.islice(zip(there, here, strict=True), 4):
+            for name in PICTURES:
+                np.testing.assert_array_equal(batch[name], other[name])
+    fsspec.filesystem("memory").store.clear()
 
 
 def test_an_epoch_has_every_triplet_once(triplets):
