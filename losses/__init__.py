@@ -16,6 +16,7 @@ from losses.gram import gram_matrix
 from losses.moments import moments_loss
 from losses.perceptual import perceptual_loss
 from losses.pixel import low_band_loss, pixel_loss
+from losses.spectrum import spectrum_loss
 from losses.texture import texture_loss
 
 __all__ = [
@@ -34,5 +35,6 @@ __all__ = [
     "perceptual_loss",
     "pixel_loss",
     "relative_gram_loss",
+    "spectrum_loss",
     "texture_loss",
 ]

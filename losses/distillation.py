@@ -12,7 +12,10 @@ from losses.gram import gram_matrix
 from losses.moments import moments_loss
 from losses.perceptual import perceptual_loss
 from losses.pixel import low_band_loss, pixel_loss
+from losses.spectrum import spectrum_loss
 from losses.texture import texture_loss
+
+_OF_PIXELS = ("pixel", "low_band", "style_spectrum")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +31,7 @@ class DistillationWeights:
     low_band: float = 0.0
     structure: float = 0.0
     style_moments: float = 0.0
+    style_spectrum: float = 0.0
 
     def __post_init__(self):
         weights = dataclasses.astuple(self)
@@ -38,7 +42,7 @@ class DistillationWeights:
     def need_features(self) -> bool:
         """Whether a term looks at features."""
         fields = dataclasses.asdict(self).items()
-        return any(weight for name, weight in fields if name not in ("pixel", "low_band"))
+        return any(weight for name, weight in fields if name not in _OF_PIXELS)
 
     @property
     def need_style_features(self) -> bool:
@@ -63,6 +67,7 @@ PAINT = DistillationWeights(
     structure=0.2,
     style_gram=0.5,
     style_moments=1.5,
+    style_spectrum=0.2,
 )
 """Pixels are compared only where they can be foretold, in the low band, and the deepest features
 keep the shapes. Everything finer is a matter of distributions, and those of the style hold strokes
@@ -124,6 +129,7 @@ def distillation_loss(
     weights: DistillationWeights,
     gram_reduction: Literal["sum", "mean"] = "sum",
     style_features: Features | None = None,
+    style: Float[ArrayLike, "b h2 w2 c"] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """How far a student's prediction is from its teacher's picture.
 
@@ -137,7 +143,7 @@ def distillation_loss(
     | gram, perceptual, texture | `gram_loss`, `perceptual_loss`, `texture_loss` to the target |
     | structure | `perceptual_loss` to the target of the two deepest layers of features |
     | relative_gram, style_gram | `relative_gram_loss` to the target, to the style |
-    | style_moments | `moments_loss` to the style |
+    | style_moments, style_spectrum | `moments_loss`, `spectrum_loss` to the style |
 
     Args:
         prediction, target: pictures in [0, 1] (a prediction may leave that range).
@@ -146,6 +152,7 @@ def distillation_loss(
         weights: L1, L2, L3, PERCEPTUAL, TEXTURE, PAINT or others.
         gram_reduction: as in `gram_loss`.
         style_features: those of the style pictures; not read unless weights.need_style_features.
+        style: the style pictures, in [0, 1]; not read unless weights.style_spectrum.
 
     Returns:
         The loss, and the unweighted terms by the names in `DistillationWeights`; but for "pixel",
@@ -172,6 +179,10 @@ def distillation_loss(
         terms["structure"] = perceptual_loss(*map(_deepest, sides))
     if weights.style_moments:
         terms["style_moments"] = moments_loss(sides[0], style_features or {})
+    if weights.style_spectrum:
+        if style is None:
+            raise ValueError("weights.style_spectrum needs the style pictures.")
+        terms["style_spectrum"] = spectrum_loss(prediction, style)
     return sum(getattr(weights, name) * term for name, term in terms.items()), terms
 
 

@@ -18,19 +18,20 @@ SCORE_BYTES = 1024 * 2**20
 def attention(
     query: Float[Array, "b n k d"],
     key: Float[Array, "b m k d"],
-    value: Float[Array, "b m k d"],
+    value: Float[Array, "b m k d2"],
     padding: Bool[Array, "b m"] | None = None,
     *,
     dropout_rate: float = 0.0,
     dropout_key: Key[Array, ""] | None = None,
     score_bytes: float | None = None,
-) -> Float[Array, "b n k d"]:
+) -> Float[Array, "b n k d2"]:
     """softmax(q k^T / sqrt(d)) v, for each head (Vaswani et al., 2017, equation 1).
 
     On NVIDIA GPUs from Ampere on, half-precision inputs without dropout go to cuDNN.
 
     Args:
-        query, key, value: n queries and m keys with their values, in k heads of d channels.
+        query, key, value: n queries and m keys with their values, in k heads of d channels, of the
+            values d2.
         padding: True where a key is padding and must get no weight.
         dropout_rate, dropout_key: dropout of the attention weights; none without a key.
         score_bytes: when the float32 scores take more than this, heads, and then their queries,
@@ -39,11 +40,12 @@ def attention(
             where it can; `math.inf` never has parts, whatever the sizes.
     """
     b, n, k, d = query.shape
-    m = key.shape[1]
+    m, width = key.shape[1], value.shape[-1]
     if score_bytes is None:
         # cuDNN drops the same weights at every step, and before Hopper takes at most 128 channels.
         half = query.dtype in (jnp.bfloat16, jnp.float16)
-        if half and dropout_key is None and d % 8 == 0 and d <= 128 and _has_flash_attention():
+        suits = d == width and d % 8 == 0 and d <= 128
+        if half and dropout_key is None and suits and _has_flash_attention():
             return flash_attention(query, key, value, padding)
         score_bytes = CPU_SCORE_BYTES if jax.default_backend() == "cpu" else SCORE_BYTES
 
@@ -79,14 +81,14 @@ def attention(
         chunks = jnp.moveaxis(padded.reshape(b, heads, num_chunks, chunk, d), 2, 0)
         attend_chunk = jax.checkpoint(lambda args: attend(args[0], key, value, args[1]))
         output = jnp.moveaxis(jax.lax.map(attend_chunk, (chunks, dropout_keys)), 0, 2)
-        return output.reshape(b, heads, num_chunks * chunk, d)[:, :, :n]
+        return output.reshape(b, heads, num_chunks * chunk, width)[:, :, :n]
 
     def groups(x):
-        return jnp.moveaxis(x.reshape(b, k // heads, heads, -1, d), 1, 0)
+        return jnp.moveaxis(x.reshape(b, k // heads, heads, *x.shape[2:]), 1, 0)
 
     keys = None if dropout_key is None else jax.random.split(dropout_key, (k // heads, num_chunks))
     output = jax.lax.map(attend_in_chunks, (groups(query), groups(key), groups(value), keys))
-    return jnp.moveaxis(output, 0, 1).reshape(b, k, n, d).swapaxes(1, 2)
+    return jnp.moveaxis(output, 0, 1).reshape(b, k, n, width).swapaxes(1, 2)
 
 
 def flash_attention(

@@ -68,7 +68,7 @@ def make_objective(
     if not weights.need_features:
 
         def pixel_objective(_, prediction, target, style, key):
-            return distillation_loss(prediction, target, None, None, weights)
+            return distillation_loss(prediction, target, None, None, weights, style=style)
 
         return pixel_objective, nnx.State({})
     graphdef, parameters = nnx.split(features)
@@ -87,6 +87,7 @@ def make_objective(
             weights,
             gram_reduction,
             jax.lax.stop_gradient(network(part(style))) if weights.need_style_features else None,
+            style,
         )
 
     return objective, parameters

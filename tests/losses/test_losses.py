@@ -20,6 +20,7 @@ from losses import (
     perceptual_loss,
     pixel_loss,
     relative_gram_loss,
+    spectrum_loss,
     texture_loss,
 )
 
@@ -130,12 +131,12 @@ def test_features_are_needed_only_for_the_gram_term(absent):
 
 @pytest.mark.parametrize("weights", [L1, L3, PERCEPTUAL, PAINT])
 def test_equal_pictures_have_no_loss_and_no_gradient(weights):
-    pictures = jax.random.uniform(jax.random.key(0), (2, 8, 8, 3))
+    pictures = jax.random.uniform(jax.random.key(0), (2, 16, 16, 3))
 
     def loss(prediction):
         features, target = {"a": prediction}, {"a": pictures}
         return distillation_loss(
-            prediction, pictures, features, target, weights, style_features=target
+            prediction, pictures, features, target, weights, style_features=target, style=pictures
         )[0]
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(pictures)
@@ -231,7 +232,7 @@ def test_moments_loss_sees_skewness():
 
 def test_paint_objective_weighs_its_terms():
     rng = np.random.default_rng(0)
-    prediction, target = rng.random((2, 1, 8, 8, 3), np.float32)
+    prediction, target, style = rng.random((3, 1, 16, 16, 3), np.float32)
     features = [
         {
             name: rng.random((1, 4, 4, width), np.float32)
@@ -241,7 +242,13 @@ def test_paint_objective_weighs_its_terms():
     ]
     of_prediction, of_target, of_style = features
     loss, terms = distillation_loss(
-        prediction, target, of_prediction, of_target, PAINT, style_features=of_style
+        prediction,
+        target,
+        of_prediction,
+        of_target,
+        PAINT,
+        style_features=of_style,
+        style=style,
     )
     deepest = [{"b": x["b"], "c": x["c"]} for x in features]
     expected = (
@@ -249,6 +256,51 @@ def test_paint_objective_weighs_its_terms():
         + 0.2 * perceptual_loss(*deepest[:2])
         + 0.5 * relative_gram_loss(of_prediction, of_style)
         + 1.5 * moments_loss(of_prediction, of_style)
+        + 0.2 * spectrum_loss(prediction, style)
     )
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     assert "gram" not in terms and "texture" not in terms
+
+
+def _waves(down: float, across: float, contrast: float = 0.2):
+    """A grey picture of one plane wave, of so many periods in 16 px in each direction."""
+    rows, columns = np.mgrid[:64, :48]
+    wave = np.sin(2 * np.pi * (down * rows + across * columns) / 16)
+    return jnp.asarray(np.repeat((0.5 + contrast * wave)[None, ..., None], 3, -1), jnp.float32)
+
+
+def test_spectrum_loss_sees_direction_and_size_but_not_place_contrast_or_colour():
+    style = _waves(0, 4)
+    assert spectrum_loss(style, style).item() == 0
+    # Whole periods in every square: another place, contrast and colour leave its power as it is,
+    # but for the 1e-6 beside a variance of at least 0.005.
+    moved = jnp.roll(_waves(0, 4, contrast=0.1), 1, axis=2) * jnp.array([[[[1.0, 0.8, 0.9]]]])
+    assert spectrum_loss(moved, style).item() < 1e-4
+    turned, coarser = spectrum_loss(_waves(4, 0), style), spectrum_loss(_waves(0, 2), style)
+    assert min(turned, coarser) > 1
+
+
+def test_spectrum_loss_by_hand():
+    """A wave of 4 periods and flat grey: the window spreads the wave's power over three bins a
+    side."""
+    flat, wave = jnp.full((1, 32, 32, 3), 0.5), _waves(0, 4)
+    # Of a Hann window of n points, the sum is n/2, of squares 3n/8; the neighbours of a frequency
+    # get a quarter of its power. A sine of deviation 1 has an amplitude of the root of 2, half of
+    # it at either of +4 and -4 periods across; down, the same window gives 1/4, 1 and 1/4.
+    peak = (16 / 2) ** 4 * 0.5 / (3 * 16 / 8) ** 2
+    power = np.zeros((16, 9))
+    for down, a in ((-1, 0.25), (0, 1.0), (1, 0.25)):
+        for across, b in ((3, 0.25), (4, 1.0), (5, 0.25)):
+            power[down, across] = a * b * peak
+    expected = (np.log((power + 1e-3) / 1e-3) ** 2).ravel()[1:].mean()
+    # The deviation is that of the pixels with 1e-6 beside 0.02.
+    assert spectrum_loss(wave, flat).item() == pytest.approx(expected, rel=1e-3)
+
+
+def test_spectrum_loss_has_finite_gradients_on_flat_pictures_and_refuses_small_ones():
+    flat = jnp.full((1, 24, 24, 3), 0.5)
+    assert jnp.isfinite(jax.grad(spectrum_loss)(flat, _waves(1, 1))).all()
+    with pytest.raises(ValueError, match="the style is .*expected at least 16 pixels"):
+        spectrum_loss(flat, flat[:, :8])
+    with pytest.raises(ValueError, match="style_spectrum needs the style"):
+        distillation_loss(flat, flat, None, None, DistillationWeights(0, 0, style_spectrum=1))

@@ -31,10 +31,13 @@ from student_jax.students.modulated.modulation import (
     ModulatedBlock,
     Modulation,
     StyleFilter,
+    StyleSwap,
     instance_norm,
     noise_cells,
 )
 
+STYLE_CELLS = 1024
+"""At most so many cells of a style are kept, on an even grid."""
 HALO = 4
 """Tokens that a tile sees around its core: more than encoder and decoder look beyond a token."""
 
@@ -45,6 +48,9 @@ class StyleMemory(NamedTuple):
     colours: ColourStatistics
     features: Float[Array, "b s"]
     """Means and deviations of the channels of the backbone's features."""
+    keys: Float[Array, "b n k"]
+    values: Float[Array, "b n c"]
+    """Normalised features of cells at stride 8, and what they are found by."""
 
 
 class Transformed(NamedTuple):
@@ -89,6 +95,7 @@ class ModulatedStudent(nnx.Module):
         self.content1 = LightStage(3, half, **options)
         self.content2 = LightStage(half, quarter, **options)
 
+        self.swap = StyleSwap(code, quarter, **options)
         self.entrance = Modulation(code, quarter, **options)
         self.down = nnx.Linear(4 * quarter, eighth, **options)
         self.blocks = nnx.List(
@@ -141,9 +148,13 @@ class ModulatedStudent(nnx.Module):
         """
         check_sides("style", style, multiple=self.config.style_stride)
         style = imagenet.normalise(style)
+        fine = instance_norm(self.content2(self.content1(style)))
+        values = _even_rows(_to_cells(fine), STYLE_CELLS)
         return StyleMemory(
             colour_statistics(colour_moments(style, self.config.style_stride)),
             jnp.concatenate([feature_statistics(x) for x in self.style_backbone(style)], axis=-1),
+            self.swap.keys(values),
+            values,
         )
 
     def decode(
@@ -178,27 +189,38 @@ class ModulatedStudent(nnx.Module):
 
     def context(
         self, tokens: Float[Array, "b h w c"], hidden: Bool[Array, "b h w"] | None = None
-    ) -> Float[Array, "1 h w 4"]:
+    ) -> Float[Array, "1 h w n"]:
         """What `transform` has to know of the whole picture: the noise of every position."""
         return noise_cells(*tokens.shape[1:3])
 
     def transform(
         self,
         tokens: Float[Array, "b h w c"],
-        context: Float[Array, "_ h w 4"],
+        context: Float[Array, "_ h w n"],
         memories: Sequence[StyleMemory],
         weights: Float[Array, " s"] | None = None,
         hidden: Bool[Array, "b h w"] | None = None,
     ) -> Transformed:
         """Second part of `decode`, the only one that looks at the picture as a whole."""
-        colours = blend([memory.colours for memory in memories], weights)
-        features = blend([memory.features for memory in memories], weights)
+        fine_hidden = None if hidden is None else hidden.repeat(2, 1).repeat(2, 2)
+        fine = instance_norm(_from_cells(tokens), fine_hidden)
+        cells = _to_cells(fine)
+        swapped = [self.swap.swapped(cells, memory.keys, memory.values) for memory in memories]
+        colours, features, swapped = (
+            blend(list(parts), weights)
+            for parts in (
+                (memory.colours for memory in memories),
+                (memory.features for memory in memories),
+                swapped,
+            )
+        )
         statistics = jnp.concatenate([*colours, features], axis=-1)
         code = nnx.gelu(self.code2(nnx.gelu(self.code1(statistics))))
 
-        fine_hidden = None if hidden is None else hidden.repeat(2, 1).repeat(2, 2)
-        fine_noise, noise = _from_cells(context), context.mean(-1, keepdims=True) * 2
-        fine = instance_norm(_from_cells(tokens), fine_hidden)
+        fine_noise = _from_cells(context)
+        noise = 2 * context.reshape(*context.shape[:3], 4, -1).mean(3)
+        # A mean of many cells has less contrast than each.
+        fine = self.swap(fine, instance_norm(_from_cells(swapped), fine_hidden), code)
         fine = self.entrance(fine, code)
         coarse = self.down(_to_cells(fine))
         for block in self.blocks:
@@ -246,6 +268,15 @@ def _coloured(x: Float[Array, "b h w 3"], colours: ColourStatistics) -> Float[Ar
         axis=-1,
     )
     return colours.mean[:, None, None] + scaled
+
+
+def _even_rows(cells: Float[Array, "b h w c"], most: int) -> Float[Array, "b n c"]:
+    """Cells on the densest even grid that has at most so many."""
+    b, h, w, c = cells.shape
+    step = 1
+    while -(-h // step) * -(-w // step) > most:
+        step += 1
+    return cells[:, ::step, ::step].reshape(b, -1, c)
 
 
 def _to_cells(x: Float[Array, "b h w c"]) -> Float[Array, "b h/2 w/2 4*c"]:

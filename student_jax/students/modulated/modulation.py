@@ -7,10 +7,18 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Float32
 
+from student_jax.nets.attention import attention
 from student_jax.nets.convolution import ReflectConv, reflect_sides
 
 NOISE_SIDE = 64
 """The noise repeats after so many tokens."""
+
+NOISE_MAPS = 4
+"""Maps of noise, of which every style takes a mixture of its own: with one map alone the strokes of
+all styles would begin in the same places."""
+
+KEY_WIDTH = 64
+"""Channels by which cells of content and style are compared."""
 
 
 @jax.jit  # in name: see `reflect_sides`
@@ -28,13 +36,16 @@ def instance_norm(
     return ((y - mean) * jax.lax.rsqrt(variance + 1e-5)).astype(x.dtype)
 
 
-def noise_cells(height: int, width: int) -> Float32[Array, "1 {height} {width} 4"]:
-    """White noise for a grid of tokens, 2 x 2 positions each: always the same for a position."""
-    table = np.random.default_rng(0).standard_normal((NOISE_SIDE, NOISE_SIDE, 4), np.float32)
+def noise_cells(height: int, width: int) -> Float32[Array, "1 {height} {width} c"]:
+    """White noise for a grid of tokens, 2 x 2 positions of `NOISE_MAPS` each: always the same for
+    a position."""
+    channels = 4 * NOISE_MAPS
+    shape = (NOISE_SIDE, NOISE_SIDE, channels)
+    table = np.random.default_rng(0).standard_normal(shape, np.float32)
     # In operations that also a graph of any height and width has (`export.jaxpr_to_onnx`).
     down, across = ((side + NOISE_SIDE - 1) // NOISE_SIDE for side in (height, width))
-    tiles = jnp.broadcast_to(table[None, :, None], (down, NOISE_SIDE, across, NOISE_SIDE, 4))
-    repeated = tiles.reshape(1, down * NOISE_SIDE, across * NOISE_SIDE, 4)
+    tiles = jnp.broadcast_to(table[None, :, None], (down, NOISE_SIDE, across, *shape[1:]))
+    repeated = tiles.reshape(1, down * NOISE_SIDE, across * NOISE_SIDE, channels)
     return repeated[:, :height, :width]
 
 
@@ -79,7 +90,7 @@ class StyleFilter(nnx.Module):
 
 
 class NoiseGain(nnx.Module):
-    """Adds one map of noise to all channels, in amounts computed from the style's code.
+    """Adds maps of noise to all channels, in amounts computed from the style's code.
 
     Flat parts of a content hold nothing that strokes could start from. After Karras et al., "A
     Style-Based Generator Architecture for Generative Adversarial Networks", CVPR 2019, section 2.
@@ -87,16 +98,19 @@ class NoiseGain(nnx.Module):
 
     def __init__(self, code_dim: int, dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         init = nnx.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
-        self.map = nnx.Linear(code_dim, dim, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.map = nnx.Linear(code_dim, NOISE_MAPS * dim, kernel_init=init, dtype=dtype, rngs=rngs)
 
     def __call__(
         self,
         x: Float[Array, "b h w c"],
-        noise: Float[Array, "_ h w 1"],
+        noise: Float[Array, "_ h w k"],
         code: Float[Array, "b d"],
     ) -> Float[Array, "b h w c"]:
         """Add the noise."""
-        return x + self.map(code)[:, None, None] * noise.astype(x.dtype)
+        gains = self.map(code).reshape(len(code), 1, noise.shape[-1], -1)
+        b, h, w, _ = x.shape
+        noise = jnp.broadcast_to(noise.astype(x.dtype), (b, *noise.shape[1:]))
+        return x + (noise.reshape(b, h * w, -1) @ gains[:, 0]).reshape(x.shape)
 
 
 class ModulatedBlock(nnx.Module):
@@ -115,7 +129,7 @@ class ModulatedBlock(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "b h w c"],
-        noise: Float[Array, "_ h w 1"],
+        noise: Float[Array, "_ h w k"],
         code: Float[Array, "b d"],
         hidden: Bool[Array, "b h w"] | None,
     ) -> Float[Array, "b h w c"]:
@@ -125,3 +139,50 @@ class ModulatedBlock(nnx.Module):
         y = self.filter(y, code)
         y = self.modulation2(instance_norm(y, hidden), code)
         return x + self.conv2(nnx.leaky_relu(y, 0.2))
+
+
+class StyleSwap(nnx.Module):
+    """Mixes features of the style into those of the content, where the two look alike.
+
+    softmax(cosine of queries and keys times a sharpness) values, for each cell of 2 x 2 positions:
+    strokes of the painting itself rather than what a code remembers of them. After Chen and
+    Schmidt, "Fast Patch-based Style Transfer of Arbitrary Style", 2016, section 3.1, with soft
+    choices. The features of both come normalised from one encoder, so they need no projection but
+    the one that compares them.
+    """
+
+    def __init__(self, code_dim: int, dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.compare = nnx.Linear(4 * dim, KEY_WIDTH, use_bias=False, dtype=dtype, rngs=rngs)
+        self.sharpness = nnx.Param(jnp.full((), 3.0))
+        init = nnx.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
+        self.gate = nnx.Linear(code_dim, dim, kernel_init=init, dtype=dtype, rngs=rngs)
+
+    def keys(self, cells: Float[Array, "b n c"]) -> Float[Array, "b n k"]:
+        """What is compared: unit vectors."""
+        x = self.compare(cells).astype(jnp.float32)
+        return (x * jax.lax.rsqrt((x**2).sum(-1, keepdims=True) + 1e-6)).astype(cells.dtype)
+
+    def swapped(
+        self,
+        cells: Float[Array, "b h w c"],
+        keys: Float[Array, "b n k"],
+        values: Float[Array, "b n c"],
+    ) -> Float[Array, "b h w c"]:
+        """For every cell of the content, the mean of the style's that are most like it."""
+        b, h, w, c = cells.shape
+        query = self.keys(cells.reshape(b, h * w, c))
+        # `attention` divides by the root of the width.
+        query = query * (jnp.exp(self.sharpness[...]) * KEY_WIDTH**0.5).astype(query.dtype)
+        mixed = attention(query[:, :, None], keys[:, :, None], values[:, :, None])
+        return mixed.reshape(b, h, w, c)
+
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        swapped: Float[Array, "b h w c"],
+        code: Float[Array, "b d"],
+    ) -> Float[Array, "b h w c"]:
+        """Features of the content and of the style, each channel in shares computed from the
+        style's code."""
+        share = nnx.sigmoid(self.gate(code))[:, None, None]
+        return x + share * (swapped - x)

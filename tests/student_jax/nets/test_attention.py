@@ -17,7 +17,8 @@ from student_jax.nets.attention import attention, flash_attention
 def test_attention_in_parts_is_the_same(rows):
     keys = jax.random.split(jax.random.key(0), 3)
     query, key, value = (
-        jax.random.normal(k, (2, n, 4, 4)) for k, n in zip(keys, (10, 11, 11), strict=True)
+        jax.random.normal(k, (2, n, 4, d))
+        for k, n, d in zip(keys, (10, 11, 11), (4, 4, 6), strict=True)
     )
     score_bytes = 4 * 2 * 11 * rows
     padding = jnp.arange(11) >= jnp.array([[7], [11]])
