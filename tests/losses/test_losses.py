@@ -300,7 +300,7 @@ def test_spectrum_loss_by_hand():
 def test_spectrum_loss_has_finite_gradients_on_flat_pictures_and_refuses_small_ones():
     flat = jnp.full((1, 24, 24, 3), 0.5)
     assert jnp.isfinite(jax.grad(spectrum_loss)(flat, _waves(1, 1))).all()
-    with pytest.raises(ValueError, match="the style is .*expected at least 16 pixels"):
+    with pytest.raises(ValueError, match=r"the style is .*expected at least 16 pixels"):
         spectrum_loss(flat, flat[:, :8])
     with pytest.raises(ValueError, match="style_spectrum needs the style"):
         distillation_loss(flat, flat, None, None, DistillationWeights(0, 0, style_spectrum=1))

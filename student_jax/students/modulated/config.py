@@ -11,7 +11,7 @@ class ModulatedConfig(StudentConfig):
 
     widths: tuple[int, ...] = (24, 64, 96)
     """Channels at strides 2, 4 and 8."""
-    pixel_width: int = 16
+    pixel_width: int = 8
     """Channels at the resolution of the pixels, before the last convolution."""
     style_widths: tuple[int, ...] = (24, 48, 96, 128)
     """Output channels of each stage of the style's backbone, which each halve the picture."""

@@ -14,7 +14,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from student_jax.nets import imagenet
-from student_jax.nets.convolution import ReflectConv, UpsampleConv
+from student_jax.nets.convolution import ReflectConvOfCells, UpsampleConv, UpsampleConvToCells
 from student_jax.nets.light import LightBackbone, LightStage
 from student_jax.nets.pictures import check_sides
 from student_jax.nets.position_encoding import cells
@@ -36,7 +36,7 @@ from student_jax.students.modulated.modulation import (
     noise_cells,
 )
 
-STYLE_CELLS = 1024
+STYLE_CELLS = 576
 """At most so many cells of a style are kept, on an even grid."""
 HALO = 4
 """Tokens that a tile sees around its core: more than encoder and decoder look beyond a token."""
@@ -108,8 +108,8 @@ class ModulatedStudent(nnx.Module):
         self.up2 = UpsampleConv(quarter, half, **options)
         self.filter2 = StyleFilter(code, half, **options)
         self.modulation2 = Modulation(code, half, **options)
-        self.up1 = UpsampleConv(half, config.pixel_width, **options)
-        self.pixels = ReflectConv(config.pixel_width, 3, **options)
+        self.up1 = UpsampleConvToCells(half, config.pixel_width, **options)
+        self.pixels = ReflectConvOfCells(config.pixel_width, 3, **options)
 
     @property
     def tiles(self) -> TileRule:
@@ -236,7 +236,7 @@ class ModulatedStudent(nnx.Module):
         x = nnx.leaky_relu(self.exit(_from_cells(transformed.tokens), code), 0.2)
         x = self.filter2(self.up2(x), code)
         x = nnx.leaky_relu(self.modulation2(x, code), 0.2)
-        x = self.pixels(nnx.leaky_relu(self.up1(x), 0.2))
+        x = _from_cells(self.pixels(nnx.leaky_relu(self.up1(x), 0.2)))
         return imagenet.denormalise(_coloured(x.astype(jnp.float32), transformed.colours))
 
     def learning_group(self, path: tuple[str | int, ...]) -> LearningGroup:

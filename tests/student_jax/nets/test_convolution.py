@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from student_jax.nets.convolution import ReflectConv, UpsampleConv
+from student_jax.nets.convolution import (
+    ReflectConv,
+    ReflectConvOfCells,
+    UpsampleConv,
+    UpsampleConvToCells,
+)
 
 
 @pytest.mark.parametrize("size", [(2, 2), (2, 3), (5, 4)])
@@ -35,3 +40,29 @@ def test_reflect_conv_agrees_with_its_plain_form(size):
     )
     # The same sums in another order: float32 rounding.
     np.testing.assert_allclose(layer(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def _positions(cells):
+    b, h, w, c = cells.shape
+    return cells.reshape(b, h, w, 2, 2, c // 4).swapaxes(2, 3).reshape(b, 2 * h, 2 * w, c // 4)
+
+
+def test_upsampling_to_cells_is_the_same_but_at_the_border():
+    plain, layer = (kind(3, 4, rngs=nnx.Rngs(0)) for kind in (UpsampleConv, UpsampleConvToCells))
+    plain.bias[...] = layer.bias[...] = jnp.arange(4.0)
+    x = jax.random.normal(jax.random.key(1), (2, 5, 4, 3))
+    found, expected = _positions(layer(x)), plain(x)
+    assert found.shape == expected.shape
+    # The same sums in another order: float32 rounding.
+    np.testing.assert_allclose(found[:, 1:-1, 1:-1], expected[:, 1:-1, 1:-1], atol=1e-5)
+    longer = layer(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge"))[:, 1:-1, 1:-1]
+    np.testing.assert_allclose(layer(x), longer, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3)])
+def test_convolution_of_cells_is_the_same_everywhere(size):
+    plain, layer = (kind(3, 2, rngs=nnx.Rngs(0)) for kind in (ReflectConv, ReflectConvOfCells))
+    plain.bias[...] = layer.bias[...] = jnp.arange(2.0)
+    cells = jax.random.normal(jax.random.key(1), (2, *size, 12))
+    # The same sums in another order: float32 rounding.
+    np.testing.assert_allclose(_positions(layer(cells)), plain(_positions(cells)), atol=1e-5)

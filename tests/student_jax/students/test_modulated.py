@@ -13,10 +13,18 @@ from test_students import TINY as ALL
 from student_jax.inference.stylist import Stylist
 from student_jax.nets.statistics import colour_moments, colour_statistics
 from student_jax.students import ModulatedStudent
-from student_jax.students.modulated.model import _coloured, _from_cells, _to_cells
+from student_jax.students.modulated.model import (
+    _coloured,
+    _even_rows,
+    _from_cells,
+    _to_cells,
+)
 from student_jax.students.modulated.modulation import (
+    NOISE_MAPS,
     NOISE_SIDE,
+    NoiseGain,
     StyleFilter,
+    StyleSwap,
     instance_norm,
     noise_cells,
 )
@@ -93,6 +101,56 @@ def test_the_filter_is_a_convolution_with_the_style_s_kernels():
     for b, i, j in np.ndindex(2, 6, 7):
         expected[b, i, j] += (kernels[b] * padded[b, i : i + 3, j : j + 3]).sum((0, 1))
     np.testing.assert_allclose(layer(x, code), expected, atol=1e-5)  # sums in another order
+
+
+def test_every_style_mixes_the_noise_in_its_own_way():
+    layer = NoiseGain(5, 3, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    x, noise = jnp.zeros((2, 4, 6, 3)), _from_cells(noise_cells(2, 3))
+    code = jax.random.normal(jax.random.key(1), (2, 5))
+    gains = np.asarray(layer.map(code)).reshape(2, NOISE_MAPS, 3)
+    expected = np.einsum("hwk,bkc->bhwc", np.asarray(noise[0]), gains)
+    np.testing.assert_allclose(layer(x, noise, code), expected, atol=1e-6)
+
+
+def test_the_swap_takes_what_looks_most_alike():
+    swap = StyleSwap(5, 2, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    swap.sharpness.set_value(jnp.asarray(9.0))  # e^9 times a cosine: no other has a share
+    style = jax.random.normal(jax.random.key(0), (1, 6, 8))
+    order = jnp.array([3, 0, 5, 2])
+    content = 2.5 * style[:, order].reshape(1, 2, 2, 8)  # of any contrast
+    found = swap.swapped(content, swap.keys(style), style)
+    np.testing.assert_allclose(found.reshape(1, 4, 8), style[:, order], atol=1e-5)
+
+
+def test_the_swap_mixes_by_the_softmax_of_cosines():
+    swap = StyleSwap(5, 2, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    style = jax.random.normal(jax.random.key(0), (2, 7, 8))
+    content = jax.random.normal(jax.random.key(1), (2, 3, 2, 8))
+    project = np.asarray(swap.compare.kernel[...])
+    query, key = (np.asarray(x).reshape(2, -1, 8) @ project for x in (content, style))
+    query, key = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (query, key))
+    scores = np.exp(np.exp(3.0) * query @ key.swapaxes(1, 2))
+    expected = scores / scores.sum(-1, keepdims=True) @ np.asarray(style)
+    found = swap.swapped(content, swap.keys(style), style)
+    # Exponentials of sums in another order.
+    np.testing.assert_allclose(found.reshape(2, 6, 8), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_gate_is_a_share_of_each_channel():
+    swap = StyleSwap(5, 2, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    swap.gate.kernel.set_value(jnp.zeros((5, 2)))
+    swap.gate.bias.set_value(jnp.log(jnp.array([3.0, 1 / 3])))  # shares of 3/4 and 1/4
+    x, swapped, code = jnp.zeros((1, 1, 1, 2)), jnp.ones((1, 1, 1, 2)), jnp.ones((1, 5))
+    np.testing.assert_allclose(swap(x, swapped, code).ravel(), [0.75, 0.25], rtol=1e-6)
+
+
+def test_cells_of_a_large_style_are_kept_on_an_even_grid():
+    grid = jnp.arange(7 * 5.0).reshape(1, 7, 5, 1)
+    assert _even_rows(grid, 35).shape == (1, 35, 1)
+    np.testing.assert_array_equal(
+        _even_rows(grid, 34).ravel(), grid[0, ::2, ::2, 0].ravel()
+    )  # every second: 4 x 3
+    assert _even_rows(grid, 11).shape == (1, 6, 1)  # every third: 3 x 2
 
 
 def test_every_parameter_learns():
