@@ -423,15 +423,21 @@ class _Graph:
         )
 
     def _gather(self, inputs, shapes, aval, dimension_numbers, slice_sizes, **_):
-        """One slice at a known position, or known entries of an axis: what indexing becomes for
-        symbolic shapes."""
+        """One slice at a known position, or entries of an axis: what indexing becomes for symbolic
+        shapes."""
         x, position = inputs
         axes = dimension_numbers.start_index_map
+        others = tuple(axis for axis in range(len(aval.shape)) if axis not in axes)
+        if len(shapes[1]) == 2 and len(axes) == 1 and dimension_numbers.offset_dims == others:
+            last = np.array([1], np.int64)
+            entries = (
+                self.emit("Squeeze", [position, last])
+                if isinstance(position, str)
+                else position[:, 0].astype(np.int64)
+            )
+            return self.emit("Gather", [x, entries], axis=axes[0])
         if isinstance(position, str):
             raise NotImplementedError("no ONNX translation of gather at computed positions")
-        others = tuple(axis for axis in range(len(aval.shape)) if axis not in axes)
-        if position.ndim == 2 and len(axes) == 1 and dimension_numbers.offset_dims == others:
-            return self.emit("Gather", [x, position[:, 0].astype(np.int64)], axis=axes[0])
         if position.shape != (len(axes),):
             raise NotImplementedError("no ONNX translation of gather at several positions")
         cut = {

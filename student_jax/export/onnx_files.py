@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from student_jax.nets.attention import MultiHeadAttention
 from student_jax.student import Memory, Student, student_name
+from student_jax.students.modulated.modulation import StyleSwap
 from triplets import InputError
 
 ENCODE_STYLE, STYLIZE, STUDENT = "encode_style.onnx", "stylize.onnx", "student.onnx"
@@ -28,8 +29,8 @@ def onnx_files(model: Student, weights: str = "float32") -> dict[str, bytes]:
 
     All are float32 in [0, 1]. Sides that are no multiple of the student's stride are continued by
     the mirror image, and the result is cut; they need more than one stride. The files' metadata
-    says which student it is, its strides, and whether styles are mixed by the means of what is
-    kept of them ("mixes"), which only holds for students that keep vectors.
+    says which student it is, its strides, and whether styles can be mixed ("mixes") because as much
+    is kept of each: by the means of vectors [b c], and by rows of each in sets of them [b n c].
 
     Args:
         weights: how the files keep them, "float32" or "float16"; the computation is in float32.
@@ -66,7 +67,9 @@ def onnx_files(model: Student, weights: str = "float32") -> dict[str, bytes]:
         "style_stride": str(style_stride),
         "style_scale": str(model.config.style_scale),
         "memory": json.dumps(names),
-        "mixes": json.dumps(all(len(leaf.shape) == 2 for leaf in memory)),
+        "mixes": json.dumps(
+            all(isinstance(side, int) for leaf in memory for side in leaf.shape[1:])
+        ),
     }
 
     def stylise(
@@ -113,7 +116,7 @@ def _without_parts(model: Student) -> Student:
     """The student with attention in one part, since in how many depends on the size."""
     model = nnx.clone(model)
     for _, module in nnx.iter_modules(model):
-        if isinstance(module, MultiHeadAttention):
+        if isinstance(module, MultiHeadAttention | StyleSwap):
             module.score_bytes = math.inf
     return model
 

@@ -198,4 +198,7 @@ class ReflectConvOfCells(ReflectConv):
 
 
 def _with_edges(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-    return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    for axis in (1, 2):
+        n, at = x.shape[axis], functools.partial(jax.lax.slice_in_dim, x, axis=axis)
+        x = jnp.concatenate([at(0, 1), x, at(n - 1, n)], axis)
+    return x

@@ -6,9 +6,11 @@ the pixels. No pixel of the content is wired to the output, so flat parts can be
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Bool, Float
@@ -36,8 +38,10 @@ from student_jax.students.modulated.modulation import (
     noise_cells,
 )
 
-STYLE_CELLS = 576
-"""At most so many cells of a style are kept, on an even grid."""
+STYLE_SIDE = 24
+"""The cells of a style that are kept are an even grid of so many rows and columns; of a style that
+has fewer, some count several times."""
+GOLDEN_RATIO = (5**0.5 - 1) / 2
 HALO = 4
 """Tokens that a tile sees around its core: more than encoder and decoder look beyond a token."""
 
@@ -149,7 +153,7 @@ class ModulatedStudent(nnx.Module):
         check_sides("style", style, multiple=self.config.style_stride)
         style = imagenet.normalise(style)
         fine = instance_norm(self.content2(self.content1(style)))
-        values = _even_rows(_to_cells(fine), STYLE_CELLS)
+        values = _even_grid(_to_cells(fine), STYLE_SIDE)
         return StyleMemory(
             colour_statistics(colour_moments(style, self.config.style_stride)),
             jnp.concatenate([feature_statistics(x) for x in self.style_backbone(style)], axis=-1),
@@ -205,22 +209,15 @@ class ModulatedStudent(nnx.Module):
         fine_hidden = None if hidden is None else hidden.repeat(2, 1).repeat(2, 2)
         fine = instance_norm(_from_cells(tokens), fine_hidden)
         cells = _to_cells(fine)
-        swapped = [self.swap.swapped(cells, memory.keys, memory.values) for memory in memories]
-        colours, features, swapped = (
-            blend(list(parts), weights)
-            for parts in (
-                (memory.colours for memory in memories),
-                (memory.features for memory in memories),
-                swapped,
-            )
-        )
-        statistics = jnp.concatenate([*colours, features], axis=-1)
+        style = _mixed(memories, weights)
+        statistics = jnp.concatenate([*style.colours, style.features], axis=-1)
         code = nnx.gelu(self.code2(nnx.gelu(self.code1(statistics))))
 
         fine_noise = _from_cells(context)
         noise = 2 * context.reshape(*context.shape[:3], 4, -1).mean(3)
         # A mean of many cells has less contrast than each.
-        fine = self.swap(fine, instance_norm(_from_cells(swapped), fine_hidden), code)
+        swapped = _from_cells(self.swap.swapped(cells, style.keys, style.values))
+        fine = self.swap(fine, instance_norm(swapped, fine_hidden), code)
         fine = self.entrance(fine, code)
         coarse = self.down(_to_cells(fine))
         for block in self.blocks:
@@ -228,7 +225,7 @@ class ModulatedStudent(nnx.Module):
             coarse = apply(block, coarse, noise, code, hidden)
         fine = fine + self.up4(coarse)
         fine = self.block4(fine, fine_noise, code, fine_hidden)
-        return Transformed(_to_cells(instance_norm(fine, fine_hidden)), colours, code)
+        return Transformed(_to_cells(instance_norm(fine, fine_hidden)), style.colours, code)
 
     def decode_tokens(self, transformed: Transformed) -> Float[Array, "b h2 w2 3"]:
         """Last part of `decode`: transformed tokens to pixels."""
@@ -242,6 +239,26 @@ class ModulatedStudent(nnx.Module):
     def learning_group(self, path: tuple[str | int, ...]) -> LearningGroup:
         """The style's backbone has a rate of its own; the preset's is that of the rest."""
         return "slow" if path[0] == "style_backbone" else "normal"
+
+
+def _mixed(memories: Sequence[StyleMemory], weights: Float[Array, " s"] | None) -> StyleMemory:
+    """Several styles as one: the means of their statistics, and cells of each in such shares that
+    their number stays the same.
+
+    Cell i is of the style in whose share of [0, 1] the fraction of i times the golden ratio falls.
+    """
+    statistics = blend([memory._replace(keys=None, values=None) for memory in memories], weights)
+    keys, values = (
+        jnp.stack([getattr(memory, name) for memory in memories]) for name in ("keys", "values")
+    )
+    if weights is None:
+        return statistics._replace(keys=keys[0], values=values[0])
+    place = jnp.asarray(np.arange(keys.shape[2]) * GOLDEN_RATIO % 1, jnp.float32)
+    chosen = jnp.sum(place[:, None] >= jnp.cumsum(weights)[None, :-1], axis=1)
+    keys, values = (
+        jnp.take_along_axis(x, chosen[None, None, :, None], axis=0)[0] for x in (keys, values)
+    )
+    return statistics._replace(keys=keys, values=values)
 
 
 def _coloured(x: Float[Array, "b h w 3"], colours: ColourStatistics) -> Float[Array, "b h w 3"]:
@@ -270,13 +287,14 @@ def _coloured(x: Float[Array, "b h w 3"], colours: ColourStatistics) -> Float[Ar
     return colours.mean[:, None, None] + scaled
 
 
-def _even_rows(cells: Float[Array, "b h w c"], most: int) -> Float[Array, "b n c"]:
-    """Cells on the densest even grid that has at most so many."""
+def _even_grid(cells: Float[Array, "b h w c"], side: int) -> Float[Array, "b n c"]:
+    """The cells that an even grid of `side` x `side` points hits, row by row."""
     b, h, w, c = cells.shape
-    step = 1
-    while -(-h // step) * -(-w // step) > most:
-        step += 1
-    return cells[:, ::step, ::step].reshape(b, -1, c)
+    points, twice = 2 * jnp.arange(side, dtype=jnp.int32) + 1, jnp.int32(2 * side)
+    rows, columns = (jax.lax.div(points * n, twice) for n in (h, w))
+    inside: dict[str, Any] = {"mode": "promise_in_bounds", "wrap_negative_indices": False}
+    grid = cells.at[:, rows].get(**inside).at[:, :, columns].get(**inside)
+    return grid.reshape(b, side * side, c)
 
 
 def _to_cells(x: Float[Array, "b h w c"]) -> Float[Array, "b h/2 w/2 4*c"]:

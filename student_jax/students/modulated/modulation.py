@@ -107,10 +107,10 @@ class NoiseGain(nnx.Module):
         code: Float[Array, "b d"],
     ) -> Float[Array, "b h w c"]:
         """Add the noise."""
-        gains = self.map(code).reshape(len(code), 1, noise.shape[-1], -1)
-        b, h, w, _ = x.shape
-        noise = jnp.broadcast_to(noise.astype(x.dtype), (b, *noise.shape[1:]))
-        return x + (noise.reshape(b, h * w, -1) @ gains[:, 0]).reshape(x.shape)
+        b, h, w, c = x.shape
+        gains = self.map(code).reshape(b, NOISE_MAPS, c)
+        noise = jnp.broadcast_to(noise.astype(x.dtype), (b, h, w, NOISE_MAPS))
+        return x + (noise.reshape(b, h * w, NOISE_MAPS) @ gains).reshape(x.shape)
 
 
 class ModulatedBlock(nnx.Module):
@@ -154,6 +154,7 @@ class StyleSwap(nnx.Module):
     def __init__(self, code_dim: int, dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.compare = nnx.Linear(4 * dim, KEY_WIDTH, use_bias=False, dtype=dtype, rngs=rngs)
         self.sharpness = nnx.Param(jnp.full((), 3.0))
+        self.score_bytes: float | None = None  # see `attention`
         init = nnx.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
         self.gate = nnx.Linear(code_dim, dim, kernel_init=init, dtype=dtype, rngs=rngs)
 
@@ -173,7 +174,8 @@ class StyleSwap(nnx.Module):
         query = self.keys(cells.reshape(b, h * w, c))
         # `attention` divides by the root of the width.
         query = query * (jnp.exp(self.sharpness[...]) * KEY_WIDTH**0.5).astype(query.dtype)
-        mixed = attention(query[:, :, None], keys[:, :, None], values[:, :, None])
+        query, key, value = (x[:, :, None] for x in (query, keys, values))  # one head
+        mixed = attention(query, key, value, score_bytes=self.score_bytes)
         return mixed.reshape(b, h, w, c)
 
     def __call__(

@@ -11,12 +11,13 @@ from flax import nnx
 from test_students import TINY as ALL
 
 from student_jax.inference.stylist import Stylist
-from student_jax.nets.statistics import colour_moments, colour_statistics
-from student_jax.students import ModulatedStudent
+from student_jax.nets.statistics import ColourStatistics, colour_moments, colour_statistics
 from student_jax.students.modulated.model import (
+    StyleMemory,
     _coloured,
-    _even_rows,
+    _even_grid,
     _from_cells,
+    _mixed,
     _to_cells,
 )
 from student_jax.students.modulated.modulation import (
@@ -28,6 +29,9 @@ from student_jax.students.modulated.modulation import (
     instance_norm,
     noise_cells,
 )
+from student_jax.weights.folder import open_student
+from triplets import float_from_uint8, load_images, open_source
+from triplets.bundled import SAMPLES
 
 TINY = ALL["modulated"]
 
@@ -144,13 +148,30 @@ def test_the_gate_is_a_share_of_each_channel():
     np.testing.assert_allclose(swap(x, swapped, code).ravel(), [0.75, 0.25], rtol=1e-6)
 
 
-def test_cells_of_a_large_style_are_kept_on_an_even_grid():
-    grid = jnp.arange(7 * 5.0).reshape(1, 7, 5, 1)
-    assert _even_rows(grid, 35).shape == (1, 35, 1)
-    np.testing.assert_array_equal(
-        _even_rows(grid, 34).ravel(), grid[0, ::2, ::2, 0].ravel()
-    )  # every second: 4 x 3
-    assert _even_rows(grid, 11).shape == (1, 6, 1)  # every third: 3 x 2
+def test_the_cells_of_a_style_are_kept_on_an_even_grid():
+    grid = jnp.arange(7 * 3.0).reshape(1, 7, 3, 1)
+    # Points at 7/4 and 21/4 of 7 rows, at 3/4 and 9/4 of 3 columns.
+    np.testing.assert_array_equal(_even_grid(grid, 2).ravel(), [3, 5, 15, 17])
+    # At 1/2, 3/2 and 5/2 of 3 columns, and of 7 rows at 7/6, 21/6 and 35/6.
+    np.testing.assert_array_equal(_even_grid(grid, 3).reshape(3, 3), grid[0, [1, 3, 5], :, 0])
+
+
+def test_mixed_styles_give_cells_in_their_shares():
+    def memory(value):
+        colours = ColourStatistics(*jnp.full((4, 1, 3), value))
+        return StyleMemory(
+            colours, jnp.full((1, 4), value), *(jnp.full((1, 100, n), value) for n in (2, 3))
+        )
+
+    memories, weights = [memory(0.0), memory(1.0), memory(3.0)], jnp.array([0.25, 0.6, 0.15])
+    mixed = _mixed(memories, weights)
+    np.testing.assert_allclose(mixed.features, jnp.full((1, 4), 0.6 + 0.45), rtol=1e-6)
+    counts = [int((mixed.values[0, :, 0] == value).sum()) for value in (0.0, 1.0, 3.0)]
+    np.testing.assert_allclose(counts, [25, 60, 15], atol=3)  # as even as the sequence is
+    np.testing.assert_array_equal(mixed.keys[0, :, 0], mixed.values[0, :, 0])
+    alone = _mixed(memories, jnp.array([0.0, 1.0, 0.0]))
+    for found, expected in zip(jax.tree.leaves(alone), jax.tree.leaves(memories[1]), strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_every_parameter_learns():
@@ -175,12 +196,12 @@ def test_every_parameter_learns():
 
 def test_the_contrast_of_the_content_does_not_reach_the_result():
     """Its features are normalised; what remains comes from the nonlinearities before that."""
-    model = ModulatedStudent(TINY, rngs=nnx.Rngs(0))
-    content, style = pictures(0, 1, 32, 32), pictures(1, 1, 32, 32)
-    predict = jax.jit(lambda content: model(content, style))
+    model = open_student("modulated")
+    photos = load_images(open_source(str(SAMPLES / "content")), 64, limit=2)[0].images
+    content, other = (float_from_uint8(x)[None] for x in photos)
+    predict = jax.jit(lambda content: model(content, other))
     bright, pale = predict(content), predict(0.4 + 0.2 * content)
-    other = predict(pictures(2, 1, 32, 32))
-    assert jnp.abs(pale - bright).mean() < 0.5 * jnp.abs(other - bright).mean()
+    assert jnp.abs(pale - bright).mean() < 0.5 * jnp.abs(predict(other) - bright).mean()
 
 
 def test_tiles_give_the_picture_as_a_whole():
