@@ -79,16 +79,30 @@ async function memoryOf({ key, bytes }) {
   return encoded.get(key);
 }
 
-/** The mean of what is kept of several styles. */
-function mean(memories, weights) {
+const GOLDEN_RATIO = (Math.sqrt(5) - 1) / 2;
+
+/** Several styles as one, as the student mixes them: means of vectors [1 c], and in sets of rows
+ * [1 n c] rows of each style, row i of the one in whose share the fraction of i golden ratios falls. */
+function mixture(memories, weights) {
   if (memories.length === 1) return memories[0];
-  const mixture = {};
+  const ends = weights.map((_, i) => weights.slice(0, i + 1).reduce((a, b) => a + b));
+  const result = {};
   for (const name of info.memory) {
+    const { dims } = memories[0][name];
     const data = new Float32Array(memories[0][name].data.length);
-    memories.forEach((memory, i) => memory[name].data.forEach((x, k) => (data[k] += weights[i] * x)));
-    mixture[name] = new ort.Tensor("float32", data, memories[0][name].dims);
+    if (dims.length === 2) {
+      memories.forEach((memory, i) => memory[name].data.forEach((x, k) => (data[k] += weights[i] * x)));
+    } else {
+      const [, rows, width] = dims;
+      for (let row = 0; row < rows; row++) {
+        const place = (row * GOLDEN_RATIO) % 1;
+        const chosen = memories[ends.findIndex(end => place < end)] ?? memories.at(-1);
+        data.set(chosen[name].data.subarray(row * width, (row + 1) * width), row * width);
+      }
+    }
+    result[name] = new ort.Tensor("float32", data, dims);
   }
-  return mixture;
+  return result;
 }
 
 async function stylise({ content: bytes, styles, weights, size, stroke, strength, preserve }) {
@@ -101,7 +115,7 @@ async function stylise({ content: bytes, styles, weights, size, stroke, strength
   }
   const memories = [];
   for (const style of styles) memories.push(await memoryOf(style));
-  const { stylised } = await stylize.run({ content: tensor(working), ...mean(memories, weights) });
+  const { stylised } = await stylize.run({ content: tensor(working), ...mixture(memories, weights) });
   const prediction = { data: await stylised.getData(), height: working.height, width: working.width };
   stylised.dispose();
   const result = toBytes(mixed(content, resize(prediction, content.height, content.width), strength, preserve));
