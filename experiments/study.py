@@ -19,7 +19,7 @@ from student_jax.evaluation import baselines
 from student_jax.evaluation import judge as measures
 from student_jax.evaluation.examples import spread, triplet_examples, triplet_ids
 from student_jax.evaluation.judge import Example, Judge, on_pictures
-from student_jax.evaluation.measures import networks, pixels
+from student_jax.evaluation.measures import networks, pixels, texture
 from student_jax.evaluation.measures.intervals import interval
 from student_jax.evaluation.overlap import seen_in_training
 from student_jax.evaluation.report import cell, write_text
@@ -47,7 +47,7 @@ MEASURED = (
 
 MIN_SEEDS = 3
 """Fewer say too little about chance."""
-PROGRAMS = (measures, pixels, networks, baselines)
+PROGRAMS = (measures, pixels, networks, texture, baselines)
 """Modules that decide what is measured."""
 
 
@@ -197,7 +197,7 @@ def command_line(study: str, config: object) -> str:
         flag = f"--{field.name.replace('_', '-')}"
         if isinstance(value, bool):
             words.append(flag if value else f"--no-{flag[2:]}")
-        elif field.name == "flags":
+        elif field.name.endswith("flags"):
             words.append(f"{flag}={value}")  # without "=" its dashes would be taken for flags
         else:
             values = value if isinstance(value, tuple) else (value,)

@@ -183,6 +183,13 @@ COMMANDS = Group(
                     "AblationConfig",
                     extra="evaluation",
                 ),
+                "teachers": Command(
+                    "Stylise the same pictures with every teacher: figure, measures, costs.",
+                    "experiments.teachers",
+                    "compare_teachers",
+                    "TeachersConfig",
+                    extra="evaluation",
+                ),
                 "cost": Command(
                     "Measure what a picture costs teachers and students on this machine.",
                     "experiments.cost",

@@ -72,6 +72,10 @@ class Denoiser(ABC):
     def _spaced(self, steps: int) -> tuple[int, ...]: ...
 
     @abstractmethod
+    def state_shape(self, size_px: int) -> tuple[int, int, int]:
+        """[c h w] of the states of a square picture of that side."""
+
+    @abstractmethod
     def encode(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h8 w8"]:
         """Pictures in [-1, 1] -> float32 states, without gradients."""
 
@@ -118,6 +122,11 @@ class LatentDenoiser(Denoiser):
     def _spaced(self, steps: int) -> tuple[int, ...]:
         """As StyleID's: 1, 1 + r, 1 + 2r, .. with r = 1000 // steps."""
         return tuple(1 + TRAINING_STEPS // steps * i for i in range(steps))
+
+    def state_shape(self, size_px: int) -> tuple[int, int, int]:
+        """As the autoencoder reduces a picture."""
+        side = size_px // 2 ** (len(self.components.vae.config.block_out_channels) - 1)
+        return self.network.config.in_channels, side, side
 
     @torch.no_grad()
     def encode(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h8 w8"]:
@@ -189,6 +198,10 @@ class PictureDenoiser(Denoiser):
         """As guided-diffusion's respacing: both ends are among them."""
         stride = (TRAINING_STEPS - 1) / (steps - 1)
         return tuple(round(i * stride) for i in range(steps))
+
+    def state_shape(self, size_px: int) -> tuple[int, int, int]:
+        """That of the picture."""
+        return self.network.config.in_channels, size_px, size_px
 
     def encode(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h8 w8"]:
         """The pictures themselves."""

@@ -20,6 +20,7 @@ from jaxtyping import Int
 
 from teacher_torch.devices import GIB, MemoryNeed, device_name, free_bytes, open_device
 from teacher_torch.engine import EngineConfig, share_shards
+from teacher_torch.estimate import measure_rates
 from teacher_torch.pairs import plan_pairs
 from teacher_torch.teacher import TEACHERS, Runtime, Teacher
 from teacher_torch.work import Work
@@ -190,7 +191,8 @@ def dump(config: DumpConfig) -> None:
     opened = OpenedDump(config, verbose=rank == 0)
     work = opened.work(rank, world_size)
     if rank == 0:
-        print(work.describe(opened.need, opened.budget))
+        rates = measure_rates(opened.teacher, opened.size) if work.shards else {}
+        print(work.describe(opened.need, opened.budget, rates))
     work.run()
     print(opened.summary(work.writer))
 
@@ -211,7 +213,7 @@ class OpenedDump:
         # Device
         self.config = config
         self.device = device = open_device(config.device)
-        self.dtype = dtype = config.dtype or ("float32" if device.type == "cpu" else "float16")
+        self.dtype = dtype = choose_dtype(config, device)
         if dtype == "bfloat16" and imitates_bfloat16(device):
             print(
                 "warning: this processor only imitates bfloat16, which took 19 times as long where "
@@ -223,16 +225,8 @@ class OpenedDump:
         self._storage = open_storage(config.out)
         self._storage.check_writable()
         sources = [open_source(spec) for spec in (config.content, config.style)]
-        self.teacher = teacher = TEACHERS[config.teacher].open(
-            config.method,
-            Runtime(config.model, device, getattr(torch, dtype), config.compile, config.out),
-        )
-        size = config.size or teacher.size_px
-        if size % teacher.side_multiple:
-            raise InputError(
-                f"--size {size}: this teacher needs a multiple of {teacher.side_multiple}, such as "
-                f"{-(-size // teacher.side_multiple) * teacher.side_multiple}."
-            )
+        self.teacher, self.size = open_teacher(config, device, dtype)
+        teacher, size = self.teacher, self.size
 
         # Pictures
         crops = None
@@ -354,6 +348,30 @@ def _import_executors(name: str) -> ModuleType:
         raise InputError(
             f'--executor {name} needs {missing}: pip install "style-distil[{extra}]".'
         ) from error
+
+
+def choose_dtype(config: DumpConfig, device: torch.device) -> str:
+    """The type of the networks' numbers: as given, else what suits the device."""
+    return config.dtype or ("float32" if device.type == "cpu" else "float16")
+
+
+def open_teacher(config: DumpConfig, device: torch.device, dtype: str) -> tuple[Teacher, int]:
+    """The teacher, and the side in pixels of the pictures that it is to make.
+
+    Raises:
+        InputError: it cannot be loaded, or not make pictures of that size.
+    """
+    teacher = TEACHERS[config.teacher].open(
+        config.method,
+        Runtime(config.model, device, getattr(torch, dtype), config.compile, config.out),
+    )
+    size = config.size or teacher.size_px
+    if size % teacher.side_multiple:
+        raise InputError(
+            f"--size {size}: this teacher needs a multiple of {teacher.side_multiple}, such as "
+            f"{-(-size // teacher.side_multiple) * teacher.side_multiple}."
+        )
+    return teacher, size
 
 
 def imitates_bfloat16(device: torch.device) -> bool:

@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -10,12 +9,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from teacher_torch.clip import CLIP_MEAN, CLIP_STD, load_clip
 from teacher_torch.denoisers import module_sha256
 from teacher_torch.mini.perceptual import VGG16
-from triplets import InputError, one_line
+from triplets import InputError
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 VARIANCE_FLOOR = 1e-5
 """Added to variances, because the root of a channel that is zero everywhere has no gradient."""
 
@@ -140,46 +138,15 @@ def load_vgg_guide(device: torch.device) -> VGGGuide:
 def load_clip_guide(
     name_or_path: str, device: torch.device, resize: Literal["pool", "bicubic"], texts: bool
 ) -> CLIPGuide:
-    """Load CLIP from a local folder or the Hugging Face Hub.
+    """The guide of a CLIP; see `load_clip`.
 
     Raises:
-        InputError: no such folder or model, one of another kind, or the hub cannot be reached.
+        InputError: it cannot be loaded.
     """
-    import transformers
-
-    local = Path(name_or_path).is_dir()
-    if not local and (name_or_path.count("/") != 1 or name_or_path.startswith((".", "/", "~"))):
-        raise InputError(
-            f'--clip "{name_or_path}": no such folder; expected a folder of transformers\' '
-            'CLIPModel or a hub id such as "openai/clip-vit-base-patch16".'
-        )
-    transformers.logging.set_verbosity_error()
-    kinds = (transformers.CLIPModel, transformers.CLIPTokenizer)
-    try:
-        config = transformers.AutoConfig.from_pretrained(name_or_path, local_files_only=local)
-        if config.model_type == "clip_vision_model" and not texts:
-            kinds = (transformers.CLIPVisionModelWithProjection, None)
-        elif config.model_type != "clip":
-            raise InputError(
-                f'--clip "{name_or_path}" is a {config.model_type}; expected a CLIP model'
-                f"{' with its text encoder' if texts else ''}."
-            )
-        model, report = kinds[0].from_pretrained(
-            name_or_path, local_files_only=local, use_safetensors=True, output_loading_info=True
-        )
-        tokenizer = None
-        if texts:
-            tokenizer = kinds[1].from_pretrained(name_or_path, local_files_only=local)
-    except (OSError, ValueError, RuntimeError) as error:  # of shapes
-        if isinstance(error, InputError):
-            raise
-        reason = one_line(error).partition(". ")[0]
-        raise InputError(
-            f'cannot load CLIP from "{name_or_path}" ({reason}); give a folder that holds it with '
-            "--clip PATH, or take --guide vgg16, which is bundled."
-        ) from error
-    if report["missing_keys"]:
-        raise InputError(f'--clip "{name_or_path}" lacks weights: {min(report["missing_keys"])}.')
-    return CLIPGuide(
-        model.to(device, torch.float32).eval().requires_grad_(False), tokenizer, resize
+    clip = load_clip(
+        name_or_path,
+        texts=texts,
+        like="openai/clip-vit-base-patch16",
+        otherwise=", or --guide vgg16, which is bundled",
     )
+    return CLIPGuide(clip.model.to(device), clip.tokenizer, resize)

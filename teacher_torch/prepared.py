@@ -75,11 +75,22 @@ class PreparedPictures:
             group for group in self._last_use if store is None or not store.holds(self._name(group))
         }
         self._groups: dict[int, Prepared] = {}
+        self._made = 0
 
     @functools.cached_property
     def work(self) -> int:
         """UNet rows of what was still to be made for the shards at the start."""
         return sum(self._work(group) for group in self._to_make)
+
+    @functools.cached_property
+    def count(self) -> int:
+        """Pictures that were still to be made for the shards at the start."""
+        return sum(len(self._group_rows(group)) for group in self._to_make)
+
+    @property
+    def made(self) -> int:
+        """How many of these are there by now."""
+        return self._made
 
     def get(self, rows: Int[np.ndarray, " b"], shard: int) -> Prepared:
         """The prepared pictures of some rows, in their order, for the shard at that position of the
@@ -93,6 +104,8 @@ class PreparedPictures:
             del self._groups[group]
         for group in sorted(set(groups) - self._groups.keys()):
             self._groups[group] = self._make(group) if self._store is None else self._share(group)
+            if group in self._to_make:
+                self._made += len(self._group_rows(group))
         return Prepared.cat(
             [self._groups[group][member] for group, member in zip(groups, members, strict=True)]
         )

@@ -28,6 +28,10 @@ Role = Literal["content", "style"]
 """What a picture is in a pair."""
 ROLES: tuple[Role, Role] = ("content", "style")
 """Both roles, in the order of the columns of an array of pairs."""
+Piece = Literal["content", "style", "pair"]
+"""What the work consists of: preparing a content or a style, stylising a pair."""
+PIECES: tuple[Piece, Piece, Piece] = (*ROLES, "pair")
+"""All of them."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +201,16 @@ class Teacher(Protocol):
     def work(self, contents: int, styles: int, pairs: int) -> int:
         """UNet rows that `stylise` takes for pairs of so many distinct contents and styles; a
         row with a backward pass counts twice."""
+
+    def trial(self, piece: Piece, size_px: int) -> int:
+        """Do a small, typical part of a piece of the work on arbitrary pictures, from which the
+        dump estimates its time; nothing is kept.
+
+        Returns:
+            UNet rows that it took, as `work` and `preparation_work` count them; 0 if there is
+            nothing to try. A row of a picture is then taken to cost what one of a pair does.
+        """
+        return 0
 
     @abstractmethod
     def memory(self, size_px: int, contents: int, styles: int, pairs: int) -> MemoryNeed:

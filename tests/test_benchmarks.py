@@ -68,6 +68,11 @@ RUNS = {
         "--size 64 --steps 2 --grids 1 2 --baseline-pairs 1 --repeats 1",
         r"\| one by one, all decoded \| \d+\.\d \| \d+\.\d{3} \|",
     ),
+    "teacher_costs": (
+        "",
+        r"(?s)\| `styleid` \| Stable Diffusion 1\.5 \| 50 rows, 40\.\d+ TFLOP .*"
+        r"\| `style_diffusion --preset paper` \| ADM, .* \| 6 rows, 13\.\d+ TFLOP \|",
+    ),
     "teacher_parameters": (
         f"--contents {CONTENT} --styles {STYLE} --out OUT --steps 2 --size 64 --cell 16",
         r"",

@@ -12,10 +12,11 @@ from torch import Tensor
 from teacher_torch.attention_distillation.config import AttentionDistillationConfig
 from teacher_torch.attention_distillation.distillation import AttentionDistillation
 from teacher_torch.devices import MemoryNeed
+from teacher_torch.estimate import trial_rows, unet_trial
 from teacher_torch.latent_diffusion import Components
 from teacher_torch.styleid.adapter import StyleIDTeacher, open_styleid
 from teacher_torch.styleid.config import StyleIDConfig
-from teacher_torch.teacher import Key, Prepared, Role, Runtime, Teacher
+from teacher_torch.teacher import Key, Piece, Prepared, Role, Runtime, Teacher
 
 GRADIENT_ROWS = 10
 """Rows without gradients that take as much memory as one with: tensors kept for the backward pass,
@@ -93,6 +94,12 @@ class AttentionDistillationTeacher(Teacher):
         if self.config.start == "content":
             return own
         return own + self._start.work(contents, styles, pairs)
+
+    def trial(self, piece: Piece, size_px: int) -> int:
+        """A UNet call with its backward pass."""
+        if piece != "pair":
+            return 0
+        return unet_trial(self._start.components, size_px, trial_rows(self), gradient=True)
 
     def memory(self, size_px: int, contents: int, styles: int, pairs: int) -> MemoryNeed:
         """What StyleID's sampling takes, with rows that keep what their gradients need."""

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from teacher_torch.devices import MemoryNeed
+from teacher_torch.estimate import trial_rows, unet_trial
 from teacher_torch.inst.clip import (
     ImageTower,
     PromptWithStyle,
@@ -37,7 +38,7 @@ from teacher_torch.styleid.adapter import NULL_TEXT, open_styleid
 from teacher_torch.styleid.config import StyleIDConfig
 from teacher_torch.styleid.memory import memory_need
 from teacher_torch.styleid.teacher import side_multiple
-from teacher_torch.teacher import Key, Prepared, Role, Runtime, Teacher
+from teacher_torch.teacher import Key, Piece, Prepared, Role, Runtime, Teacher
 from triplets import InputError
 
 GRADIENT_ROWS = 10
@@ -166,6 +167,13 @@ class InSTTeacher(Teacher):
     def work(self, contents: int, styles: int, pairs: int) -> int:
         """One row for each pair's noise, and one or, with guidance, two for each of its steps."""
         return self._stylisation.rows(pairs)
+
+    def trial(self, piece: Piece, size_px: int) -> int:
+        """A UNet call, of a style that is trained with its backward pass."""
+        if piece == "content" or (piece == "style" and self._embeddings is not None):
+            return 0
+        gradient = piece == "style"
+        return unet_trial(self.components, size_px, trial_rows(self), gradient=gradient)
 
     def memory(self, size_px: int, contents: int, styles: int, pairs: int) -> MemoryNeed:
         """What training takes, with rows that keep what their gradients need."""

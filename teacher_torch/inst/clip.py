@@ -1,6 +1,5 @@
 """Both towers of CLIP: pictures to embeddings, and a text with one embedding put in."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,16 +8,13 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from teacher_torch.clip import CLIP_MEAN, CLIP_STD, load_clip
 from teacher_torch.inst.config import PLACEHOLDER
-from teacher_torch.latent_diffusion import TextEncoder, quiet_transformers
-from triplets import InputError, one_line
+from teacher_torch.latent_diffusion import TextEncoder
+from triplets import InputError
 
 if TYPE_CHECKING:
     from transformers import CLIPVisionModelWithProjection
-
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
-"""Of the pictures that CLIP was trained on."""
 
 TEXT_MAPS = 15
 """Tensors of the hidden states' size that a frozen layer of the text tower keeps for its backward
@@ -39,7 +35,7 @@ class ImageTower:
     """CLIP's image tower, on the CPU: a style needs it twice, and it is large."""
 
     def __init__(self, model: "CLIPVisionModelWithProjection"):
-        self.model = model.eval().requires_grad_(False)
+        self.model = model
 
     @property
     def width(self) -> int:
@@ -53,9 +49,8 @@ class ImageTower:
             np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))
             for image in images
         ]
-        normal = (torch.from_numpy(np.stack(resized)).float() / 255 - torch.tensor(MEAN)) / (
-            torch.tensor(STD)
-        )
+        pixels = torch.from_numpy(np.stack(resized)).float() / 255
+        normal = (pixels - torch.tensor(CLIP_MEAN)) / torch.tensor(CLIP_STD)
         return normal.movedim(-1, 1)
 
     @torch.no_grad()
@@ -66,35 +61,12 @@ class ImageTower:
 
 
 def load_image_tower(name_or_path: str) -> ImageTower:
-    """Load CLIP's image tower, in float32.
-
-    Args:
-        name_or_path: a folder, or a hub id; the whole CLIP or the tower with its projection.
+    """Load CLIP's image tower, in float32; see `load_clip`.
 
     Raises:
-        InputError: no such folder or model, or it holds no image tower of CLIP.
+        InputError: it cannot be loaded.
     """
-    transformers = quiet_transformers()
-    asked = f'--clip "{name_or_path}"'
-    wanted = 'expected CLIP as a folder or a hub id, such as "openai/clip-vit-large-patch14"'
-    local = Path(name_or_path).is_dir()
-    if not local and (name_or_path.count("/") != 1 or name_or_path.startswith((".", "/", "~"))):
-        raise InputError(f"{asked}: no such folder; {wanted}.")
-    try:
-        model, loaded = transformers.CLIPVisionModelWithProjection.from_pretrained(
-            name_or_path,
-            dtype=torch.float32,
-            local_files_only=local,
-            use_safetensors=True,
-            # Both are told below, in a sentence.
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"{asked} cannot be loaded ({one_line(error)}); {wanted}.") from error
-    if loaded["missing_keys"] or loaded["mismatched_keys"]:
-        raise InputError(f"{asked} holds no image tower of CLIP; {wanted}.")
-    return ImageTower(model)
+    return ImageTower(load_clip(name_or_path, like="openai/clip-vit-large-patch14").model)
 
 
 class PromptWithStyle:

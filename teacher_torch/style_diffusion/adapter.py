@@ -12,11 +12,12 @@ from torch import Tensor
 
 from teacher_torch.denoisers import GRADIENT_MAPS, Denoiser, open_denoiser
 from teacher_torch.devices import MemoryNeed
+from teacher_torch.estimate import noise_like, trial_rows
 from teacher_torch.guides import Guide, load_clip_guide, load_vgg_guide
 from teacher_torch.pixels import to_model_range
 from teacher_torch.style_diffusion.config import NAMES, StyleDiffusionConfig
 from teacher_torch.style_diffusion.disentangling import Embedded, StyleDiffusion
-from teacher_torch.teacher import Key, Prepared, Role, Runtime, Teacher
+from teacher_torch.teacher import Key, Piece, Prepared, Role, Runtime, Teacher
 from triplets import ImageSource, InputError, load_images, open_source
 from triplets.bundled import SAMPLES
 
@@ -103,6 +104,31 @@ class StyleDiffusionTeacher(Teacher):
     def work(self, contents: int, styles: int, pairs: int) -> int:
         """A row for each pair and step."""
         return self.config.reverse_steps * pairs
+
+    def trial(self, piece: Piece, size_px: int) -> int:
+        """Of a style one gradient of each of both losses, of a pair one UNet call."""
+        if piece == "content":
+            return 0
+        rows = 1 if piece == "style" else trial_rows(self)
+        states = noise_like((rows, *self.denoiser.state_shape(size_px)), self.device)
+        timestep, network = self.config.transfer_time, self._tuned.network
+        if piece != "style":
+            with torch.no_grad():
+                self.denoiser.predict(states, timestep)
+            return rows
+        network.requires_grad_(True)
+        try:
+            embedding = self.guide.embed(torch.zeros(1, 3, 32, 32, device=self.device)).detach()
+            for guided in (False, True):
+                clean = self._tuned.predict(states, timestep).clean
+                loss = clean.square().mean()
+                if guided:
+                    loss = self.method.disentanglement_loss(clean, embedding, embedding + 1)
+                loss.backward()
+                network.zero_grad()
+        finally:
+            network.requires_grad_(False)
+        return 4
 
     def memory(self, size_px: int, contents: int, styles: int, pairs: int) -> MemoryNeed:
         """Tuning takes one row with gradients, and of the network's weights a copy, gradients and

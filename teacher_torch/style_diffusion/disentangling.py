@@ -17,6 +17,7 @@ from torch import Tensor
 from teacher_torch.denoisers import Denoiser
 from teacher_torch.guides import Guide
 from teacher_torch.style_diffusion.config import StyleDiffusionConfig
+from triplets import InputError
 
 
 def luma(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
@@ -123,6 +124,9 @@ class StyleDiffusion:
             removed: it without its style.
             contents: taken in turn.
             after_step: called with the loss of each Adam step.
+
+        Raises:
+            InputError: the network's weights are not finite any more.
         """
         config = self.config
         tuned = copy.copy(self.denoiser)
@@ -150,6 +154,11 @@ class StyleDiffusion:
 
                 self._pass(tuned, optimiser, content.latents, disentanglement, after_step)
         tuned.network.requires_grad_(False)
+        if not all(parameter.isfinite().all() for parameter in tuned.network.parameters()):
+            raise InputError(
+                "tuning to a style diverges: give a smaller --learning-rate than "
+                f"{config.learning_rate:g}, with another folder for the dataset."
+            )
         return tuned
 
     def disentanglement_loss(

@@ -10,11 +10,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from teacher_torch.devices import MemoryNeed
+from teacher_torch.estimate import trial_rows, unet_trial
 from teacher_torch.latent_diffusion import Components, load_components
 from teacher_torch.styleid.config import StyleIDConfig
 from teacher_torch.styleid.memory import memory_need
 from teacher_torch.styleid.teacher import Inversion, StyleID, side_multiple
-from teacher_torch.teacher import Key, Prepared, Role, Runtime, Teacher
+from teacher_torch.teacher import Key, Piece, Prepared, Role, Runtime, Teacher
 
 NULL_TEXT = "null_text"
 """Name of the empty text's embedding among a dataset's arrays."""
@@ -79,6 +80,12 @@ class StyleIDTeacher(Teacher):
     def work(self, contents: int, styles: int, pairs: int) -> int:
         """One row for each content, style and pair per step of sampling."""
         return (self.styleid.schedule.sampling_start + 1) * (contents + styles + pairs)
+
+    def trial(self, piece: Piece, size_px: int) -> int:
+        """A UNet call; what sampling injects costs little beside it."""
+        if piece != "pair":
+            return 0
+        return unet_trial(self.components, size_px, trial_rows(self), gradient=False)
 
     def memory(self, size_px: int, contents: int, styles: int, pairs: int) -> MemoryNeed:
         """What joint sampling takes; inversions take less."""

@@ -17,8 +17,9 @@ from teacher_torch.denoisers import (
     open_denoiser,
 )
 from teacher_torch.devices import MemoryNeed
+from teacher_torch.estimate import noise_like, trial_rows
 from teacher_torch.guides import Guide, load_clip_guide, load_vgg_guide
-from teacher_torch.teacher import Key, Prepared, Role, Runtime, Teacher
+from teacher_torch.teacher import Key, Piece, Prepared, Role, Runtime, Teacher
 from teacher_torch.zecon.config import NAMES, ZeConConfig
 from teacher_torch.zecon.guidance import (
     POSITIONS,
@@ -152,6 +153,25 @@ class ZeConTeacher(Teacher):
     def work(self, contents: int, styles: int, pairs: int) -> int:
         """Each pair is guided by itself."""
         return self.zecon.rows_per_step * (self.zecon.start + 1) * pairs
+
+    def trial(self, piece: Piece, size_px: int) -> int:
+        """Of a pair a guided step, with all that the guide does; of a content a step of the
+        inversion."""
+        if piece == "style" or (piece == "content" and self.config.inversion == "ddpm"):
+            return 0
+        rows = trial_rows(self)
+        states = noise_like((rows, *self.denoiser.state_shape(size_px)), self.device)
+        if piece == "content":
+            with torch.no_grad():
+                self.denoiser.predict(states, self.zecon.timesteps[0])
+            return rows
+        with torch.no_grad():
+            small = self.guide.embed(torch.zeros(1, 3, 32, 32, device=self.device))
+        embedding = torch.ones_like(small).expand(rows, -1)
+        draws = KeyedDraws([Key(0, str(i), "trial") for i in range(rows)], self.config)
+        target = Target(embedding, -embedding)
+        self.zecon.step(states, self.zecon.start, states, target, draws)
+        return self.zecon.rows_per_step * rows
 
     def memory(self, size_px: int, contents: int, styles: int, pairs: int) -> MemoryNeed:
         """A row keeps what the network, the decoder and the guide's patches need for gradients."""

@@ -8,6 +8,7 @@ from experiments.ablations import AblationConfig
 from experiments.compare_losses import CompareConfig
 from experiments.cost import CostConfig
 from experiments.study import command_line, kept
+from experiments.teachers import TeachersConfig
 from triplets import InputError
 
 DATA = Path("my data")
@@ -19,6 +20,12 @@ DATA = Path("my data")
         AblationConfig("gram", DATA),
         AblationConfig("size", DATA, test=DATA, points=(0.25, 2.0), flags="--crop-size 96"),
         CostConfig(sizes=(64, 128), device="cpu", fresh=True),
+        TeachersConfig(
+            contents=2,
+            teachers=("zecon", "quick: inst --steps 10"),
+            flags="--tile 2",
+            train_flags="--batch-size 4",
+        ),
         CompareConfig(DATA, seeds=(3, 4), init_from="mini", flags="--batch-size 4", max_pairs=8),
     ],
 )

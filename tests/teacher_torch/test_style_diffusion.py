@@ -182,6 +182,12 @@ def test_tuning_learns_the_style(teacher):
     assert teacher.denoiser.weights_sha256() == before
 
 
+def test_tuning_that_diverges_is_one_sentence(teacher):
+    teacher.method.config = replace(TINY, learning_rate=1e30)
+    with pytest.raises(InputError, match=r"give a smaller --learning-rate than 1e\+30, .*\.$"):
+        teacher.prepare("style", torch.zeros(1, 3, 64, 64), [Key(0, style="s")])
+
+
 def test_published_settings():
     assert StyleDiffusionConfig.paper().adam_steps == 3000
     assert StyleDiffusionConfig.paper().removal_rows == 39 + 40 + 39
@@ -215,7 +221,7 @@ def test_bad_input_before_any_work(pictures, model_folder, tmp_path):
     good = config(pictures, model_folder, tmp_path / "out")
     for changes, words in (
         ({"dtype": "float16"}, "--dtype float32"),
-        ({"method": replace(TINY, guide="clip", clip=str(tmp_path))}, "--clip PATH"),
+        ({"method": replace(TINY, guide="clip", clip=str(tmp_path))}, "--guide vgg16"),
         ({"method": replace(TINY, guide="clip", clip="nowhere")}, "no such folder"),
         ({"method": replace(TINY, tuning_contents=str(tmp_path / "no"))}, "does not exist"),
         ({"model": str(pictures / "style" / "style0.png")}, r"teacher_torch\.adm"),

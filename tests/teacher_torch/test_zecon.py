@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +20,8 @@ from teacher_torch.zecon.adapter import KeyedDraws, open_zecon, prompt
 from teacher_torch.zecon.guidance import Content, Target
 from teacher_torch.zecon.losses import contrastive_loss, range_loss, spherical_distance
 from teacher_torch.zecon.patches import cut_patches, draw_patches
-from triplets import InputError, TripletDataset, write_image
+from teacher_torch.zecon.prompts import PromptsConfig, file_name, make_style_pictures
+from triplets import InputError, TripletDataset, read_image, write_image
 
 TINY = replace(
     ZeConConfig.vgg_statistics(), num_steps=4, skip=2, patches=2, patch_px=32, vgg_weight=1.0
@@ -208,7 +210,7 @@ class Constant(Denoiser):
     def features(self, states, indices):
         raise NotImplementedError
 
-    weights_sha256 = row_bytes = weights_bytes = features
+    weights_sha256 = row_bytes = weights_bytes = state_shape = features
 
 
 class Blind(Guide):
@@ -411,3 +413,59 @@ def test_picture_model_is_recognised(picture_model):
     images = torch.rand(1, 3, 64, 64)
     assert torch.equal(denoiser.decode(denoiser.encode(images)), images)
     assert re.fullmatch("[0-9a-f]{64}", denoiser.weights_sha256())
+
+
+def test_style_pictures_of_prompts(pictures, model_folder, clip_folder, tmp_path, monkeypatch):
+    """Sheets of what a prompt makes, or the user's picture; a dump takes them as its styles."""
+    method = replace(TINY, guide="clip_text", clip=str(clip_folder), source_prompt="photo")
+    settings = PromptsConfig(
+        ("oil painting", "mosaic"),
+        tmp_path / "prompts",
+        (f"mosaic={pictures}/content/a.png",),
+        content=str(pictures / "content"),
+        model=str(model_folder),
+        size=64,
+        method=method,
+    )
+    make_style_pictures(settings)
+    given = read_image(tmp_path / "prompts" / "mosaic.png")
+    assert (given == read_image(pictures / "content" / "a.png")).all()
+    sheet = read_image(tmp_path / "prompts" / "oil_painting.png")
+    dump(
+        replace(
+            config(pictures, model_folder, tmp_path / "out", method, pairs="all"),
+            style=str(tmp_path / "prompts"),
+        )
+    )
+    dataset = TripletDataset(tmp_path / "out")
+    of_oil = [triplet.stylised for triplet in dataset if triplet.style_id == "oil_painting.png"]
+    middle = slice(16, 48)
+    # The cells are the middles of what the dump makes, but for rounding of other batches.
+    for picture, corner in zip(of_oil, (sheet[:32, :32], sheet[:32, 32:]), strict=True):
+        difference = picture[middle, middle].astype(int) - corner
+        assert np.abs(difference).mean() < 2
+    assert (sheet[:32] == sheet[32:]).all()  # two contents, each twice
+
+    def never(*_):
+        raise AssertionError
+
+    monkeypatch.setattr("teacher_torch.zecon.prompts.open_zecon", never)
+    make_style_pictures(settings)  # all there
+
+
+def test_prompts_have_names():
+    for text in ("oil painting of flowers", "a. b", "Gogh, 1889"):
+        assert prompt(file_name(text)) == text
+    out = Path("out")
+    for text in ("", " a", "a_b", "a/b", "a\\b", ".", "a\nb"):
+        with pytest.raises(InputError, match="expected words without slashes"):
+            PromptsConfig((text,), out)
+    for pair in ("oil", "tin=a.png"):
+        with pytest.raises(InputError, match="expected PROMPT=FILE"):
+            PromptsConfig(("oil",), out, (pair,))
+    with pytest.raises(InputError, match="there is no such file"):
+        PromptsConfig(("oil",), out, ("oil=none.png",)).pictures()
+    with pytest.raises(InputError, match="different ones"):
+        PromptsConfig(("oil", "oil"), out)
+    with pytest.raises(InputError, match="knows no prompts"):
+        PromptsConfig(("oil",), out, method=ZeConConfig.clip_image())
