@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 .PHONY: help quickstart test lint page clean
 
 help:
-	@echo "make quickstart   dump triplets with the mini teacher, train the mini student, stylise: outputs/quickstart/"
+	@echo "make quickstart   dump triplets with the mini teacher, train the bundled student on them, stylise: outputs/quickstart/"
 	@echo "make test         lint and tests"
 	@echo "make page         bring ONNX Runtime for browsers to the demo page; needs Node.js"
 	@echo "make clean        remove the environment and the quickstart's output"
@@ -23,10 +23,10 @@ SAMPLES := triplets/bundled/samples
 # command continues or keeps what an earlier run left.
 quickstart: $(VENV)/installed
 	$(BIN)/style-distil dump --content $(SAMPLES)/content --style $(SAMPLES)/style \
-	    --steps 10 --out $(Q)/triplets
-	$(BIN)/style-distil train mini --data $(Q)/triplets --workdir $(Q)/student --resume \
-	    --init-from mini --loss texture --validation-fraction 0.2 --batch-size 4 --features-crop 64 \
-	    --steps 60 --warmup-steps 6 --learning-rate 1e-4 --checkpoint-every 30
+	    --style-crop 256 --steps 10 --out $(Q)/triplets
+	$(BIN)/style-distil train modulated --data $(Q)/triplets --workdir $(Q)/student --resume \
+	    --init-from modulated --validation-fraction 0.2 --features-crop 64 \
+	    --steps 40 --warmup-steps 4 --learning-rate 1e-4 --checkpoint-every 20
 	$(BIN)/style-distil evaluate --checkpoint $(Q)/student --no-structure --out $(Q)
 	$(BIN)/style-distil stylize --checkpoint $(Q)/student --out $(Q)/stylised \
 	    --content $(SAMPLES)/content/eilean_donan_castle.jpg --style $(SAMPLES)/style

@@ -33,6 +33,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from student_jax.compilation import enable_compilation_cache
 from student_jax.demo.samples import KINDS, PAGE, samples
 from student_jax.inference.stylist import Stylist
+from student_jax.students import DEFAULT_STUDENT
 from student_jax.weights.folder import open_student
 from triplets import (
     InputError,
@@ -80,9 +81,9 @@ HEADERS = {
 class DemoConfig:
     """Serve the demo page."""
 
-    checkpoint: str = "mini"
-    """"mini" (the bundled student), the workdir of a training run, an exported folder or
-    safetensors file, or hf://OWNER/NAME."""
+    checkpoint: str = DEFAULT_STUDENT
+    """"modulated" or "mini" (the bundled students), the workdir of a training run, an exported
+    folder or safetensors file, or hf://OWNER/NAME."""
     python: bool = False
     """Compute with JAX on this machine instead of in the browser: any student at any size."""
     host: str = "127.0.0.1"

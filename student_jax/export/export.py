@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from student_jax.export.onnx_files import onnx_files
 from student_jax.export.space import Sdk, write_space
 from student_jax.student import Student
+from student_jax.students import DEFAULT_STUDENT
 from student_jax.weights.folder import check_folder, open_student, push_to_hub, save_pretrained
 from triplets import InputError
 from triplets.atomic import atomic_write, make_folder
@@ -34,9 +35,9 @@ class ExportConfig:
     space_sdk: Sdk = "static"
     """static: the demo page, which computes in the browser (any static host serves it). gradio: an
     app that computes on the Hub."""
-    checkpoint: str = "mini"
-    """"mini" (the bundled student), the workdir of a training run, an exported folder or file, or
-    OWNER/NAME on the Hugging Face Hub."""
+    checkpoint: str = DEFAULT_STUDENT
+    """"modulated" or "mini" (the bundled students), the workdir of a training run, an exported
+    folder or file, or OWNER/NAME on the Hugging Face Hub."""
     step: Literal["best", "latest"] | int = "best"
     """Which checkpoint of a training run. best: lowest validation MSE for runs with L1, the latest
     step for other losses (MSE prefers blurry pictures)."""

@@ -30,6 +30,7 @@ from student_jax.inference.pictures import mask_pixels
 from student_jax.inference.result_names import Job, check_suffix, list_jobs, unique_names
 from student_jax.inference.stylist import MAX_MEMORY, EncodedStyle, Stylist
 from student_jax.inference.video import stylise_video
+from student_jax.students import DEFAULT_STUDENT
 from student_jax.weights.folder import open_student
 from triplets import DecodedImage, InputError, encode_image, float_from_uint8, uint8_from_float
 from triplets.atomic import atomic_write
@@ -47,9 +48,9 @@ class StyliseConfig:
     out: str
     """Where results go: a folder (files are named CONTENT--STYLE.png), a pattern such as
     "out/{content}_{style}.jpg", a file if there is one result, or - for standard output."""
-    checkpoint: str = "mini"
-    """"mini" (the bundled student), the workdir of a training run, an exported folder or
-    safetensors file, or hf://OWNER/NAME."""
+    checkpoint: str = DEFAULT_STUDENT
+    """"modulated" or "mini" (the bundled students), the workdir of a training run, an exported
+    folder or safetensors file, or hf://OWNER/NAME."""
     step: Literal["best", "latest"] | int = "best"
     """Checkpoint of a training run. best: lowest validation MSE for runs with L1, the latest step
     for other losses (MSE prefers blurry pictures)."""

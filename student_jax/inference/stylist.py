@@ -40,6 +40,7 @@ from student_jax.inference.tiling import (
 )
 from student_jax.nets.colour import LUMA
 from student_jax.student import Student, Tokens
+from student_jax.students import DEFAULT_STUDENT
 from triplets import InputError
 
 MAX_MEMORY = 4 * 2**30
@@ -89,12 +90,12 @@ class Stylist:
     @classmethod
     def from_pretrained(
         cls,
-        name_or_path: str | Path = "mini",
+        name_or_path: str | Path = DEFAULT_STUDENT,
         step: int | Literal["best", "latest"] = "best",
         **options,
     ) -> "Stylist":
-        """A student by name: "mini", a workdir, an exported folder or file, or a repository of the
-        Hugging Face Hub, OWNER/NAME or hf://OWNER/NAME[@REVISION].
+        """A student by name: "modulated", "mini", a workdir, an exported folder or file, or a
+        repository of the Hugging Face Hub, OWNER/NAME or hf://OWNER/NAME[@REVISION].
 
         Raises:
             InputError: nothing usable there.

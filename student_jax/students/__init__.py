@@ -8,7 +8,18 @@ from student_jax.students.modulated.model import ModulatedStudent
 from student_jax.students.sttr.config import STTRConfig
 from student_jax.students.sttr.model import STTR
 
-__all__ = ["STTR", "MiniConfig", "MiniStudent", "ModulatedConfig", "ModulatedStudent", "STTRConfig"]
+__all__ = [
+    "DEFAULT_STUDENT",
+    "STTR",
+    "MiniConfig",
+    "MiniStudent",
+    "ModulatedConfig",
+    "ModulatedStudent",
+    "STTRConfig",
+]
+
+DEFAULT_STUDENT = "modulated"
+"""The bundled student that is used where none is named."""
 
 register_student("sttr", STTRConfig, STTR)
 register_student("mini", MiniConfig, MiniStudent)

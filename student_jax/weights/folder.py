@@ -113,8 +113,8 @@ def open_student(name_or_path: str, step: int | Literal["best", "latest"] = "bes
     """A student by what a command line says.
 
     Args:
-        name_or_path: a bundled student ("mini"), the workdir of a training run, whatever
-            `from_pretrained` takes, or OWNER/NAME[@REVISION] on the Hugging Face Hub.
+        name_or_path: a bundled student ("modulated", "mini"), the workdir of a training run,
+            whatever `from_pretrained` takes, or OWNER/NAME[@REVISION] on the Hugging Face Hub.
         step: which checkpoint of a training run; see `checkpoint.load_student`.
 
     Raises:
