@@ -2,12 +2,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help quickstart test lint page clean
+.PHONY: help quickstart test lint page lock release clean
 
 help:
 	@echo "make quickstart   dump triplets with the mini teacher, train the bundled student on them, stylise: outputs/quickstart/"
 	@echo "make test         lint and tests"
 	@echo "make page         bring ONNX Runtime for browsers to the demo page; needs Node.js"
+	@echo "make lock         write requirements.lock, the tested versions with their hashes"
+	@echo "make release      build and check a release in dist/"
 	@echo "make clean        remove the environment and the quickstart's output"
 
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -44,6 +46,16 @@ test: lint
 page:
 	npm ci --ignore-scripts --prefix web
 	npm run build --prefix web
+
+# With PyTorch's own index of CPU builds among the package indices.
+lock: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-annotate --python-version 3.11 \
+	    --extra dev --constraint constraints.txt pyproject.toml --output-file requirements.lock
+
+release: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable ".[release]"
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python scripts/release.py
 
 clean:
 	rm -rf $(VENV) outputs/quickstart
