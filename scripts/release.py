@@ -34,6 +34,7 @@ def run(*command: object, **options: object) -> str:
     try:
         return subprocess.run([*map(str, command)], **options).stdout or ""
     except subprocess.CalledProcessError as error:
+        print(error.stdout or "", end="")
         raise SystemExit(f"{command[0]} failed with status {error.returncode}.") from error
 
 
