@@ -70,7 +70,7 @@ class EngineConfig:
 
 
 def share_shards(
-    styles: Sequence[Int[np.ndarray, " k"]], tasks: int, group: int | None
+    styles: Sequence[Int[np.ndarray, " _"]], tasks: int, group: int | None
 ) -> list[int]:
     """Which task makes each shard: runs of consecutive shards, as equal as they can be.
 
