@@ -29,6 +29,10 @@ RUNS = {
         r"(?s)\| raw \| 3 \| 100% \| .*\| WebP, method 0, effort 0 \| \d+ \| \d+% \|",
     ),
     "contact_sheets": ("--data DATA --out OUT", r""),
+    "executors": (
+        "--processes 2 --pairs 4 8 --size 32 --steps 2",
+        r"\| local \| 2 \| -?\d+\.\d\d \| -?\d+\.\d\d \|",
+    ),
     "flicker": (
         "--contents coffee --styles van_gogh_harvest --frames 2 --side 64 --smoothing 0.5",
         r"(?m)^\| still \| \d+\.\d\d \| \d+\.\d\d \| \d+\.\d\d \|$",

@@ -430,7 +430,9 @@ class Bucket:
             DatasetError: other files, or nothing can be written.
         """
         if not self.holds("manifest.json"):
-            if any(not name.startswith((".", f"{LOGS}/")) for name in self._list()):
+            others = any(not name.startswith((".", f"{LOGS}/")) for name in self._list())
+            # Asked again after listing: another rank may be at work, and its manifest comes first.
+            if others and not self.holds("manifest.json"):
                 raise DatasetError(
                     f"{self.address!r} holds other files and no manifest.json; give a new address."
                 )

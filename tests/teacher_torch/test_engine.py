@@ -1,6 +1,7 @@
 """How a dump is cut into tasks, what the plan says, and how the engine's marks follow it."""
 
 import dataclasses
+import sys
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import tyro
 from datatrove.executor import LocalPipelineExecutor
 
 from teacher_torch import executors
-from teacher_torch.dump import DumpConfig, dump_config_type
+from teacher_torch.dump import DumpConfig, dump, dump_config_type
 from teacher_torch.engine import Cost, EngineConfig, share_shards
 from teacher_torch.executors import (
     DumpTask,
@@ -76,6 +77,18 @@ def test_flags_have_no_prefix():
     assert (engine.executor, engine.tasks, engine.workers) == ("local", 5, 2)
     with pytest.raises(InputError, match="--executor gives out the ranks itself"):
         DumpConfig("a", "b", "c", rank=0, world_size=2, engine=engine)
+
+
+@pytest.mark.parametrize(
+    ("executor", "missing", "extra"), [("local", "datatrove", "scale"), ("ray", "ray", "ray")]
+)
+def test_an_engine_that_is_not_installed(executor, missing, extra, monkeypatch):
+    for name in (missing, f"{missing}.executor"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "teacher_torch.executors")
+    config = DumpConfig("a", "b", "c", engine=EngineConfig(executor=executor))
+    with pytest.raises(InputError, match=rf'{missing}: pip install "style-distil\[{extra}\]"'):
+        dump(config)
 
 
 def test_slurm_without_its_command(monkeypatch):
