@@ -575,6 +575,7 @@ class Bucket:
             self._fs.put_file(str(file), self._at(name), **mode)
             arrived = self._fresh().size(self._at(name))
             if arrived != file.stat().st_size:
+                mode.clear()  # what arrived is this one's own, and has to be replaced
                 raise OSError(f"{arrived} of {file.stat().st_size} bytes arrived")
 
         self._try(name, put, verb="write")
