@@ -2,17 +2,23 @@
 
 import io
 import os
+import sys
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image, ImageOps
 
-from triplets import InputError, decode_image, float_from_uint8
+from triplets import InputError, decode_image, float_from_uint8, uint8_from_float
 from triplets.images import MAX_SIDE
 
-PictureLike = str | os.PathLike | Image.Image | np.ndarray | jax.Array
-"""A path, a PIL image, or RGB pixels [h w 3]: uint8, or floats in [0, 1]."""
+PictureLike = Any
+"""A path, a PIL image, or RGB pixels, as a NumPy or JAX array [h w 3] or as a torch tensor [3 h w]:
+uint8, or floats in [0, 1]."""
+
+Kind = Literal["numpy", "pil", "jax", "torch"]
+"""What stylised pictures are returned as."""
 
 
 def float_pixels(
@@ -27,7 +33,7 @@ def float_pixels(
         return float_from_uint8(decode_image(picture).pixels)
     if isinstance(picture, Image.Image):
         return float_from_uint8(_rgb(name, picture))
-    pixels = np.asarray(picture)
+    pixels = np.asarray(_channels_last(picture) if _is_torch(picture) else picture)
     if pixels.ndim not in (3, 4) or pixels.shape[-1] != 3 or 0 in pixels.shape:
         raise InputError(
             f"the {name} has shape {list(pixels.shape)}; expected RGB pixels [h w 3] or [b h w 3]."
@@ -48,6 +54,40 @@ def float_pixels(
             f"the {name} has values from {pixels.min()} to {pixels.max()}; expected [0, 1]."
         )
     return pixels
+
+
+def as_kind(pixels: Float32[np.ndarray, "*b h w 3"], kind: str) -> Any:
+    """Pixels in [0, 1] as NumPy or JAX arrays [*b h w 3], a torch tensor [*b 3 h w], or a PIL image
+    (of a batch, a list).
+
+    Raises:
+        InputError: torch is not imported, or another kind.
+    """
+    if kind == "numpy":
+        return pixels
+    if kind == "jax":
+        return jax.numpy.asarray(pixels)
+    if kind == "pil":
+        if pixels.ndim == 4:
+            return [as_kind(one, kind) for one in pixels]
+        return Image.fromarray(uint8_from_float(pixels))
+    if kind == "torch":
+        torch = sys.modules.get("torch")  # students work without it; who wants a tensor has it
+        if torch is None:
+            raise InputError("returns is 'torch'; import torch first.")
+        return torch.from_numpy(np.ascontiguousarray(np.moveaxis(pixels, -1, -3)))
+    raise InputError(f"returns is {kind!r}; expected one of {', '.join(get_args(Kind))}.")
+
+
+def _is_torch(picture: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(picture, torch.Tensor)
+
+
+def _channels_last(tensor: Any) -> np.ndarray:
+    """A torch tensor [*b 3 h w] on any device, as an array [*b h w 3]."""
+    array = tensor.detach().cpu().numpy()
+    return np.moveaxis(array, -3, -1) if array.ndim > 2 else array
 
 
 def mask_pixels(mask: PictureLike, shape: tuple[int, ...]) -> Float32[np.ndarray, "*b h w 1"]:

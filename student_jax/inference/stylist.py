@@ -5,13 +5,20 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
 from jaxtyping import Float32
 
-from student_jax.inference.pictures import PictureLike, float_pixels, mask_pixels, resize
+from student_jax.inference.pictures import (
+    Kind,
+    PictureLike,
+    as_kind,
+    float_pixels,
+    mask_pixels,
+    resize,
+)
 from student_jax.inference.plan import Plan, make_plan, padded_size, token_grid
 from student_jax.inference.programs import (
     CompiledBytes,
@@ -169,12 +176,14 @@ class Stylist:
         preserve_colour: bool = False,
         mask: PictureLike | None = None,
         plan: Plan | None = None,
-    ) -> Float32[np.ndarray, "*b h w 3"] | list[Float32[np.ndarray, "h w 3"]]:
+        returns: Kind = "numpy",
+    ) -> Any:
         """Stylise pictures of any size; the result has the content's size, with RGB in [0, 1].
 
         Args:
-            content: a picture (path, PIL image, RGB array of uint8 or of floats in [0, 1]), an
-                array [b h w 3], or a list of pictures of any sizes, which returns a list.
+            content: a picture (path, PIL image, RGB array of uint8 or of floats in [0, 1], torch
+                tensor [3 h w]), a batch ([b h w 3], of torch [b 3 h w]), or a list of pictures of
+                any sizes, which returns a list.
             style: as for `encode_style`, or what it returned.
             strength: 0 returns the content, 1 the student's prediction, between them their blend.
             weights: shares of several styles.
@@ -182,6 +191,7 @@ class Stylist:
                 Artistic Style Transfer", 2016, section 3.1).
             mask: share of the effect that each pixel gets; see `pictures.mask_pixels`.
             plan: what `plan` returned for contents of this size, if the caller asked already.
+            returns: "numpy" ([*b h w 3]), "jax" (likewise), "pil", or "torch" ([*b 3 h w]).
 
         Raises:
             InputError: unreadable pictures, pixels or a strength outside [0, 1], batches that do
@@ -192,7 +202,14 @@ class Stylist:
         encoded = self.encode_style(style, weights)
         if isinstance(content, list | tuple):
             return [
-                self(one, encoded, strength, preserve_colour=preserve_colour, mask=mask)
+                self(
+                    one,
+                    encoded,
+                    strength,
+                    preserve_colour=preserve_colour,
+                    mask=mask,
+                    returns=returns,
+                )
                 for one in content
             ]
         pixels = float_pixels("content", content)
@@ -216,7 +233,7 @@ class Stylist:
             change = (change @ LUMA.astype(np.float32))[..., None]
         change *= share
         stylised = pixels + change
-        return np.clip(stylised, 0, 1, out=stylised)
+        return as_kind(np.clip(stylised, 0, 1, out=stylised), returns)
 
     def plan(self, height: int, width: int, style: EncodedStyle, batch: int = 1) -> Plan:
         """How contents of this size are handled within `max_memory`.

@@ -7,6 +7,7 @@ import socket
 import struct
 import threading
 
+import jaxtyping
 import numpy as np
 import pytest
 from browser import Browser
@@ -276,6 +277,13 @@ def test_a_page_that_is_not_built(tiny_model, monkeypatch, tmp_path):
         static_page.write_page(STTR(tiny_model, rngs=nnx.Rngs(1)), tmp_path / "page")
 
 
+def write_page(student, folder):
+    """The page, without checks of symbolic shapes, which jaxtyping cannot do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+        static_page.write_page(student, folder)
+
+
 def painted(width, height, seed):
     """A picture with colours and edges everywhere."""
     noise = np.random.default_rng(seed).integers(0, 256, (height // 8, width // 8, 3), np.uint8)
@@ -319,7 +327,7 @@ def test_in_a_browser(engine, tmp_path):
     model = open_student("modulated", "best")
     stylist, config = Stylist(model), DemoConfig(port=0)
     if engine == "browser":
-        static_page.write_page(model, tmp_path / "page")
+        write_page(model, tmp_path / "page")
         app = page_app(tmp_path / "page", config)
     else:
         app = python_app(stylist, config)
@@ -376,7 +384,7 @@ def test_a_model_that_fails_to_load(tmp_path):
     """The page says so, and stays usable."""
     if not (PAGE / "runtime").is_dir():
         pytest.skip("needs `make page`")
-    static_page.write_page(open_student("modulated", "best"), tmp_path / "page")
+    write_page(open_student("modulated", "best"), tmp_path / "page")
     (tmp_path / "page" / "model" / "stylize.onnx").write_bytes(b"broken")
     config = DemoConfig(port=0)
     with (
