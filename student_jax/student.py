@@ -282,3 +282,7 @@ def _check_value(name: str, value: Any, default: Any) -> None:
     limit = MAX_LAYERS if name.endswith("_layers") else MAX_NUMBER
     if isinstance(value, int | float) and not abs(value) <= limit:
         raise ValueError(f"{name} is {value}; expected at most {limit}")
+
+
+# Registers the students of this package, which build on this module.
+import student_jax.students  # noqa: E402, F401

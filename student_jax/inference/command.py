@@ -10,13 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
 from tqdm import tqdm
 
-from student_jax.compilation import enable_compilation_cache
+from student_jax.default import DEFAULT_STUDENT
 from student_jax.inference.inputs import (
     STREAM,
     Input,
@@ -26,12 +26,10 @@ from student_jax.inference.inputs import (
     mask_file,
     split_weight,
 )
+from student_jax.inference.memory import MAX_MEMORY
 from student_jax.inference.pictures import mask_pixels
+from student_jax.inference.quick import QuickStylist, quick_files
 from student_jax.inference.result_names import Job, check_suffix, list_jobs, unique_names
-from student_jax.inference.stylist import MAX_MEMORY, EncodedStyle, Stylist
-from student_jax.inference.video import stylise_video
-from student_jax.students import DEFAULT_STUDENT
-from student_jax.weights.folder import open_student
 from triplets import DecodedImage, InputError, encode_image, float_from_uint8, uint8_from_float
 from triplets.atomic import atomic_write
 from triplets.errors import one_line
@@ -71,6 +69,10 @@ class StyliseConfig:
     the time. "picture": they grow with the picture, from 1 at a shorter side of 512 px."""
     max_memory: float = MAX_MEMORY / 2**30
     """Memory for the computation (GiB). Pictures that need more are processed in tiles."""
+    engine: Literal["auto", "onnx", "jax"] = "auto"
+    """What computes. auto: ONNX Runtime, which starts sooner, for bundled students where it is
+    installed and the picture fits into memory; else JAX. They differ by less than a grey level,
+    and at the lower and right border, where JAX pads further, by a few."""
     smoothing: float = 0.5
     """Videos: how much of the previous frame still regions keep, from 0 to 0.95, to reduce
     flicker."""
@@ -122,7 +124,6 @@ def stylise_files(config: StyliseConfig) -> list[Result]:
     Raises:
         InputError: at the end, if an input failed; at once, if no result is possible.
     """
-    enable_compilation_cache()
     start = time.monotonic()
     results: list[Result] = []
     error = ""
@@ -162,12 +163,7 @@ def _stylise_all(config: StyliseConfig, results: list[Result]) -> None:
     if None in kinds_by_name(config.content) and not Path(config.out).is_dir():
         check_suffix(config.out, {content.kind for content in contents})
 
-    stylist = Stylist(
-        open_student(config.checkpoint, config.step),
-        style_scale=config.style_scale,
-        stroke_size=config.stroke_size,
-        max_memory=int(config.max_memory * 2**30),
-    )
+    stylist = _open_stylist(config)
     encoded, unreadable = _encode_styles(stylist, styles)
     results += unreadable
     if is_mixture:
@@ -198,8 +194,9 @@ class Work:
     """What all results of one call share."""
 
     config: StyliseConfig
-    stylist: Stylist
-    styles: Mapping[str, EncodedStyle]
+    stylist: Any
+    """A `Stylist` or a `QuickStylist`."""
+    styles: Mapping[str, Any]
     """By name."""
     bar: tqdm
 
@@ -270,10 +267,15 @@ class Work:
 
     def _make_video(self, content: "_DecodedContent", job: Job) -> tuple[int, int]:
         """Write one video; returns its height and width in pixels."""
+        from student_jax.inference.video import stylise_video  # with it comes JAX
+
+        stylist, style = self.stylist, self.styles[job.style]
+        if isinstance(stylist, QuickStylist):
+            stylist, style = stylist.stylist, stylist.encoded(style)
         video = stylise_video(
-            self.stylist,
+            stylist,
             job.content.path,
-            self.styles[job.style],
+            style,
             job.path,
             strength=self.config.strength,
             preserve_colour=self.config.preserve_colour,
@@ -307,6 +309,35 @@ class _DecodedContent:
         return mask_pixels(self.mask_file, self.picture.pixels.shape)[..., 0]
 
 
+def _open_stylist(config: StyliseConfig) -> Any:
+    """A `Stylist`, or where it can be had one that starts sooner."""
+    options = {
+        "style_scale": config.style_scale,
+        "stroke_size": config.stroke_size,
+        "max_memory": int(config.max_memory * 2**30),
+    }
+
+    def stylist() -> Any:
+        # JAX takes seconds to start.
+        from student_jax.compilation import enable_compilation_cache
+        from student_jax.inference.stylist import Stylist
+        from student_jax.weights.folder import open_student
+
+        enable_compilation_cache()
+        return Stylist(open_student(config.checkpoint, config.step), **options)
+
+    if config.engine != "jax" and not isinstance(config.step, int):
+        folder = quick_files(config.checkpoint)
+        if folder is not None:
+            return QuickStylist(folder, stylist, **options)
+    if config.engine == "onnx":
+        raise InputError(
+            f"--engine onnx needs a bundled student, not {config.checkpoint!r}, and the packages "
+            'of pip install "style-distil[export]".'
+        )
+    return stylist()
+
+
 def _check_weights(weighted: Sequence[bool]) -> bool:
     """Whether styles are to be mixed: all of them have a weight.
 
@@ -318,9 +349,7 @@ def _check_weights(weighted: Sequence[bool]) -> bool:
     return all(weighted)
 
 
-def _encode_styles(
-    stylist: Stylist, styles: Sequence[Input]
-) -> tuple[dict[str, EncodedStyle], list[Result]]:
+def _encode_styles(stylist: Any, styles: Sequence[Input]) -> tuple[dict[str, Any], list[Result]]:
     """Styles by name, and what became of those that cannot be read."""
     encoded, unreadable = {}, []
     for name, style in zip(unique_names(styles), styles, strict=True):

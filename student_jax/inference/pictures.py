@@ -5,11 +5,11 @@ import os
 import sys
 from typing import Any, Literal, get_args
 
-import jax
 import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image, ImageOps
 
+from student_jax.nets.colour import LUMA
 from triplets import InputError, decode_image, float_from_uint8, uint8_from_float
 from triplets.images import MAX_SIDE
 
@@ -66,7 +66,9 @@ def as_kind(pixels: Float32[np.ndarray, "*b h w 3"], kind: str) -> Any:
     if kind == "numpy":
         return pixels
     if kind == "jax":
-        return jax.numpy.asarray(pixels)
+        import jax.numpy as jnp  # the start of the command does without it
+
+        return jnp.asarray(pixels)
     if kind == "pil":
         if pixels.ndim == 4:
             return [as_kind(one, kind) for one in pixels]
@@ -88,6 +90,21 @@ def _channels_last(tensor: Any) -> np.ndarray:
     """A torch tensor [*b 3 h w] on any device, as an array [*b h w 3]."""
     array = tensor.detach().cpu().numpy()
     return np.moveaxis(array, -3, -1) if array.ndim > 2 else array
+
+
+def changed(
+    pixels: Float32[np.ndarray, "*b h w 3"],
+    prediction: Float32[np.ndarray, "*b h w 3"],
+    share: Float32[np.ndarray, "*b h w 1"] | np.float32,
+    preserve_colour: bool,
+) -> Float32[np.ndarray, "*b h w 3"]:
+    """The content with a share of the prediction's change, or of its luminance's alone."""
+    change = prediction - pixels
+    if preserve_colour:
+        change = (change @ LUMA.astype(np.float32))[..., None]
+    change *= share
+    stylised = pixels + change
+    return np.clip(stylised, 0, 1, out=stylised)
 
 
 def mask_pixels(mask: PictureLike, shape: tuple[int, ...]) -> Float32[np.ndarray, "*b h w 1"]:

@@ -5,7 +5,7 @@ Pure arithmetic on sizes. What a program takes is asked of the caller (`ProgramB
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from student_jax.inference.tiling import MIN_TOKENS, bucket
+from student_jax.inference.sides import MIN_TOKENS, bucket
 from triplets import InputError
 
 TILE_SIDES = (2048, 1024, 512)

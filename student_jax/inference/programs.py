@@ -10,7 +10,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Float32, Int
 
-from student_jax.inference.tiling import MIN_TOKENS, is_grid
+from student_jax.inference.sides import MIN_TOKENS
+from student_jax.inference.tiling import is_grid
 from student_jax.student import Memory, Student, TileRule, Tokens
 
 

@@ -11,10 +11,12 @@ import jax
 import numpy as np
 from jaxtyping import Float32
 
+from student_jax.inference.memory import MAX_MEMORY
 from student_jax.inference.pictures import (
     Kind,
     PictureLike,
     as_kind,
+    changed,
     float_pixels,
     mask_pixels,
     resize,
@@ -34,27 +36,20 @@ from student_jax.inference.programs import (
     style_row,
     transform_tokens,
 )
+from student_jax.inference.sides import fitted_style, mirror_pad
+from student_jax.inference.strokes import check_stroke_size, working_size
 from student_jax.inference.tiling import (
     Span,
     core_slices,
     cut,
     is_grid,
-    mirror_pad,
-    nearest_bucket,
     ramp,
     spans,
     tile_slices,
 )
-from student_jax.nets.colour import LUMA
 from student_jax.student import Student, Tokens
 from student_jax.students import DEFAULT_STUDENT
 from triplets import InputError
-
-MAX_MEMORY = 4 * 2**30
-MIN_STROKE, MAX_STROKE = 0.25, 8.0
-"""Limits of `stroke_size`: smaller ones cost the square of what they divide."""
-STROKE_SIDE = 512
-"""Shorter side in pixels of a picture whose strokes "picture" leaves as they are."""
 
 
 class Stylist:
@@ -85,7 +80,7 @@ class Stylist:
         stroke_size: float | Literal["picture"] = 1.0,
         max_memory: int = MAX_MEMORY,
     ):
-        _check_stroke_size(stroke_size)
+        check_stroke_size(stroke_size)
         self._programs = Programs(model)
         self._content_stride = model.config.content_stride
         self._style_stride = model.config.style_stride
@@ -135,7 +130,7 @@ class Stylist:
         Raises:
             InputError: the size is out of its range.
         """
-        _check_stroke_size(stroke_size)
+        check_stroke_size(stroke_size)
         other = copy.copy(self)
         other._stroke_size = stroke_size
         return other
@@ -162,7 +157,9 @@ class Stylist:
         if isinstance(style, EncodedStyle):
             return style
         pixels = float_pixels("style", style)
-        h, w = self._fitted_style_scale(*pixels.shape[-3:-1])
+        h, w = fitted_style(
+            *pixels.shape[-3:-1], scale=self._style_scale, stride=self._style_stride
+        )
         fitted = np.stack([resize(x, h, w) for x in pixels.reshape(-1, *pixels.shape[-3:])])
         return EncodedStyle((self._programs.run(encode_style, fitted),), None)
 
@@ -228,12 +225,7 @@ class Stylist:
                 "the student's prediction is not finite: its weights are damaged, or no weights of "
                 "a trained student."
             )
-        change = prediction - pixels
-        if preserve_colour:
-            change = (change @ LUMA.astype(np.float32))[..., None]
-        change *= share
-        stylised = pixels + change
-        return as_kind(np.clip(stylised, 0, 1, out=stylised), returns)
+        return as_kind(changed(pixels, prediction, share, preserve_colour), returns)
 
     def plan(self, height: int, width: int, style: EncodedStyle, batch: int = 1) -> Plan:
         """How contents of this size are handled within `max_memory`.
@@ -276,19 +268,9 @@ class Stylist:
             return EncodedStyle(tuple(memories), None)
         return EncodedStyle(tuple(memories), np.array(mixed, np.float32))
 
-    def _fitted_style_scale(self, h: int, w: int) -> tuple[int, int]:
-        scale = min(1.0, self._style_scale / min(h, w))
-        h, w = (max(1, round(side * scale)) for side in (h, w))
-        # A frieze is squeezed: beyond four to one, nearly all of its tokens would be of no use.
-        h, w = min(h, 4 * w), min(w, 4 * h)
-        return tuple(nearest_bucket(side, self._style_stride) for side in (h, w))
-
     def _working_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width at which contents of this size are stylised."""
-        stroke = self._stroke_size
-        if stroke == "picture":
-            stroke = min(max(min(height, width) / STROKE_SIDE, MIN_STROKE), MAX_STROKE)
-        return max(1, round(height / stroke)), max(1, round(width / stroke))
+        return working_size(height, width, self._stroke_size)
 
     def _stylised(
         self,
@@ -394,13 +376,6 @@ class Stylist:
     def _spans(self, grid: tuple[int, int], tile: tuple[int, int]) -> list[tuple[Span, Span]]:
         """Tiles or windows that cover a grid, by row and column."""
         return list(product(*map(partial(spans, halo=self._halo), grid, tile)))
-
-
-def _check_stroke_size(stroke_size: float | Literal["picture"]) -> None:
-    if stroke_size != "picture" and not MIN_STROKE <= stroke_size <= MAX_STROKE:
-        raise InputError(
-            f'stroke_size is {stroke_size}; expected {MIN_STROKE} to {MAX_STROKE}, or "picture".'
-        )
 
 
 def _empty_like(leaf: np.ndarray, grid: tuple[int, int]) -> np.ndarray:

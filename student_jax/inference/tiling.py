@@ -1,4 +1,4 @@
-"""Where to cut large pictures, and the sides to which all pictures are brought."""
+"""Where to cut large pictures."""
 
 from typing import Any, NamedTuple
 
@@ -7,10 +7,6 @@ import numpy as np
 from jaxtyping import Float32
 
 from student_jax.student import Tokens
-
-MIN_TOKENS = 4
-"""Tokens that each side of a picture has at least: smaller contents are mirrored around, smaller
-styles enlarged."""
 
 
 class Span(NamedTuple):
@@ -22,33 +18,6 @@ class Span(NamedTuple):
     start: int
     core_start: int
     core_stop: int
-
-
-def bucket(side: int, stride: int) -> int:
-    """The next of few sides at or above `side`: four per octave, all multiples of the stride.
-
-    Pictures brought to such sides share compiled programs; at most a quarter of a side is added.
-    """
-    return max(MIN_TOKENS * stride, -(-side // _step(side, stride)) * _step(side, stride))
-
-
-def nearest_bucket(side: int, stride: int) -> int:
-    """The nearest of the sides of `bucket`."""
-    return max(MIN_TOKENS * stride, round(side / _step(side, stride)) * _step(side, stride))
-
-
-def _step(side: int, stride: int) -> int:
-    # A multiple of the stride, also of one that is not a power of two.
-    return stride * max(1, 2 ** max(0, (side - 1).bit_length() - 3) // stride)
-
-
-def mirror_pad(
-    images: Float32[np.ndarray, "*b h w 3"], height: int, width: int
-) -> Float32[np.ndarray, "*b h2 w2 3"]:
-    """Mirror pictures at their lower and right border until they have this size."""
-    h, w = images.shape[-3:-1]
-    extra = (*[(0, 0)] * (images.ndim - 3), (0, height - h), (0, width - w), (0, 0))
-    return np.pad(images, extra, mode="symmetric")
 
 
 def spans(length: int, tile: int, halo: int) -> list[Span]:

@@ -1,5 +1,6 @@
 """The students of this package: a folder each, and a line here."""
 
+from student_jax.default import DEFAULT_STUDENT
 from student_jax.student import register_student
 from student_jax.students.mini.config import MiniConfig
 from student_jax.students.mini.model import MiniStudent
@@ -17,9 +18,6 @@ __all__ = [
     "ModulatedStudent",
     "STTRConfig",
 ]
-
-DEFAULT_STUDENT = "modulated"
-"""The bundled student that is used where none is named."""
 
 register_student("sttr", STTRConfig, STTR)
 register_student("mini", MiniConfig, MiniStudent)

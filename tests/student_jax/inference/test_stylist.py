@@ -10,16 +10,9 @@ from PIL import Image
 from student_jax.inference import stylist as stylise
 from student_jax.inference.pictures import mask_pixels, resize
 from student_jax.inference.plan import Plan
+from student_jax.inference.sides import bucket, mirror_pad, nearest_bucket
 from student_jax.inference.stylist import EncodedStyle, Stylist
-from student_jax.inference.tiling import (
-    bucket,
-    core_slices,
-    mirror_pad,
-    nearest_bucket,
-    ramp,
-    spans,
-    tile_slices,
-)
+from student_jax.inference.tiling import core_slices, ramp, spans, tile_slices
 from student_jax.student import build_student
 from triplets import InputError
 

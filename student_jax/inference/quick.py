@@ -1,0 +1,226 @@
+"""The bundled students in ONNX Runtime, which starts in a fraction of the time that JAX takes.
+
+Nothing here imports JAX, until a student's files are first made or a picture is too large.
+"""
+
+import hashlib
+import importlib.util
+import json
+import os
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Float32
+
+from student_jax.inference.pictures import (
+    PictureLike,
+    changed,
+    float_pixels,
+    mask_pixels,
+    resize,
+)
+from student_jax.inference.sides import fitted_style, mirror_pad
+from student_jax.inference.strokes import check_stroke_size, working_size
+from triplets import InputError
+from triplets.atomic import atomic_write
+
+STUDENTS = Path(__file__).parents[1] / "students"
+FILES = ("encode_style.onnx", "stylize.onnx")
+
+REVISION = 1
+"""Of the files: another one when `export.onnx_files` writes other graphs."""
+
+BYTES_PER_PIXEL = {"vectors": 640, "tokens": 4096}
+"""Memory that a picture takes, by what the student keeps of a style; with tokens it attends, which
+only holds up to `MAX_ATTENDED` pixels."""
+
+MAX_ATTENDED = 768 * 768
+
+
+class Whole(NamedTuple):
+    """The plan of a picture that is handled whole, as `plan.Plan` is of others."""
+
+    tile: None = None
+
+
+class QuickStyle:
+    """A style, or several with their shares: the pictures, encoded when an engine needs them."""
+
+    def __init__(self, pictures: Sequence[Float32[np.ndarray, "h w 3"]], weights: Sequence[float]):
+        self.pictures, self.weights = list(pictures), list(weights)
+        self.memory: dict[str, np.ndarray] | None = None
+        self.encoded: Any = None
+        """By the `Stylist`."""
+
+
+class QuickStylist:
+    """As much of `Stylist` as the command needs, in ONNX Runtime; what it cannot do goes to one.
+
+    Args:
+        folder: of the student's files.
+        fallback: makes the `Stylist` for pictures that are too large, and videos.
+        style_scale, stroke_size, max_memory: as of `Stylist`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        fallback: Callable[[], Any],
+        *,
+        style_scale: float | None,
+        stroke_size: float | Literal["picture"],
+        max_memory: int,
+    ):
+        import onnxruntime
+
+        check_stroke_size(stroke_size)
+        options = onnxruntime.SessionOptions()
+        self._encode_style, self._stylize = (
+            onnxruntime.InferenceSession(folder / name, options) for name in FILES
+        )
+        said = self._stylize.get_modelmeta().custom_metadata_map
+        self._names: list[str] = json.loads(said["memory"])
+        self._keeps = "vectors" if json.loads(said["mixes"]) else "tokens"
+        self._content_stride = int(said["content_stride"])
+        self._style_stride = int(said["style_stride"])
+        self._style_scale = int(said["style_scale"]) if style_scale is None else style_scale
+        self._stroke_size = stroke_size
+        self._max_memory = max_memory
+        self._fallback = fallback
+
+    @cached_property
+    def stylist(self) -> Any:
+        """The `Stylist` of the same student."""
+        return self._fallback()
+
+    def encode_style(
+        self,
+        style: PictureLike | QuickStyle | Sequence[QuickStyle],
+        weights: Sequence[float] | None = None,
+    ) -> QuickStyle:
+        """A style, or a mixture of styles.
+
+        Raises:
+            InputError: an unusable picture or weights.
+        """
+        if isinstance(style, QuickStyle):
+            return style
+        if not isinstance(style, list | tuple):
+            return QuickStyle([float_pixels("style", style)], [1.0])
+        shares = np.ones(len(style)) if weights is None else np.asarray(weights, np.float64)
+        if not (
+            len(shares) == len(style) > 0 and (shares >= 0).all() and 0 < shares.sum() < np.inf
+        ):
+            raise InputError(
+                f"the weights are {shares.tolist()} for {len(style)} styles; expected 0 or more "
+                "for each, and one above 0."
+            )
+        pictures, mixed = [], []
+        for one, share in zip(style, shares / shares.sum(), strict=True):
+            pictures += one.pictures
+            mixed += [share * weight for weight in one.weights]
+        return QuickStyle(pictures, mixed)
+
+    def plan(self, height: int, width: int, style: QuickStyle) -> Any:
+        """How a content of this size is handled.
+
+        Raises:
+            InputError: as `Stylist.plan`.
+        """
+        if self._is_whole(height, width, style):
+            return Whole()
+        return self.stylist.plan(height, width, self.encoded(style))
+
+    def encoded(self, style: QuickStyle) -> Any:
+        """The style as the `Stylist` knows it."""
+        if style.encoded is None:
+            parts = [self.stylist.encode_style(picture) for picture in style.pictures]
+            style.encoded = self.stylist.encode_style(parts, style.weights)
+        return style.encoded
+
+    def __call__(
+        self,
+        content: PictureLike,
+        style: QuickStyle,
+        strength: float = 1.0,
+        *,
+        preserve_colour: bool = False,
+        mask: PictureLike | None = None,
+        plan: Any = None,
+    ) -> Float32[np.ndarray, "h w 3"]:
+        """One stylised picture; arguments as of `Stylist`."""
+        pixels = float_pixels("content", content)
+        if not self._is_whole(*pixels.shape[:2], style):
+            options = {"preserve_colour": preserve_colour, "mask": mask, "plan": plan}
+            return self.stylist(pixels, self.encoded(style), strength, **options)
+        working = working_size(*pixels.shape[:2], self._stroke_size)
+        prediction = resize(self._predict(resize(pixels, *working), style), *pixels.shape[:2])
+        share = np.float32(strength)
+        if mask is not None:
+            share = share * mask_pixels(mask, pixels.shape)
+        return changed(pixels, prediction, share, preserve_colour)
+
+    def _is_whole(self, height: int, width: int, style: QuickStyle) -> bool:
+        h, w = working_size(height, width, self._stroke_size)
+        if self._keeps == "tokens" and (h * w > MAX_ATTENDED or len(style.pictures) > 1):
+            return False
+        return h * w * BYTES_PER_PIXEL[self._keeps] <= self._max_memory
+
+    def _predict(
+        self, content: Float32[np.ndarray, "h w 3"], style: QuickStyle
+    ) -> Float32[np.ndarray, "h w 3"]:
+        h, w = content.shape[:2]
+        # The files take more than one stride.
+        least = 2 * self._content_stride
+        padded = mirror_pad(content, max(h, least), max(w, least))
+        inputs = {"content": padded[None]} | self._memory(style)
+        (stylised,) = self._stylize.run(["stylised"], inputs)
+        return stylised[0, :h, :w]
+
+    def _memory(self, style: QuickStyle) -> dict[str, np.ndarray]:
+        if style.memory is None:
+            style.memory = dict.fromkeys(self._names, 0.0)
+            for picture, weight in zip(style.pictures, style.weights, strict=True):
+                size = fitted_style(
+                    *picture.shape[:2], scale=self._style_scale, stride=self._style_stride
+                )
+                inputs = {"style": resize(picture, *size)[None]}
+                for name, x in zip(
+                    self._names, self._encode_style.run(self._names, inputs), strict=True
+                ):
+                    style.memory[name] += np.float32(weight) * x
+        return style.memory
+
+
+def quick_files(checkpoint: str) -> Path | None:
+    """The folder with a bundled student's files, in the user's cache; they are made once.
+
+    None: it is not bundled, or a package for it is missing.
+    """
+    weights = STUDENTS / checkpoint / "model.safetensors"
+    if not checkpoint.isidentifier() or not weights.is_file():
+        return None
+    if importlib.util.find_spec("onnxruntime") is None:
+        return None
+    key = hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(root) / "style-distil" / "onnx" / f"{checkpoint}-{key}-{REVISION}"
+    if all((folder / name).is_file() for name in FILES):
+        return folder
+    if importlib.util.find_spec("onnx") is None:
+        return None
+    from student_jax.export.onnx_files import onnx_files
+    from student_jax.weights.folder import open_student
+
+    files = onnx_files(open_student(checkpoint), "float16")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in FILES:
+            with atomic_write(folder / name) as file:
+                file.write(files[name])
+    except OSError:  # a cache that cannot be written is no reason not to stylise
+        return None
+    return folder
