@@ -58,6 +58,7 @@ RUNS = {
     "preemption": (
         "--shards 40 --workers 2 --tasks 4 40 --runs 1",
         r"(?s)\| 40 \| 1 \| \d+\.\d\d .*shortest with \d+ tasks",
+    ),
     "start": (
         "--folders 64 --pictures 1 --repeats 1 --engines onnx",
         r"\| 1 of 512 px \| modulated, onnx \| \d+\.\d\d \| \d+\.\d\d \|",
