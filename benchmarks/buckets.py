@@ -57,7 +57,8 @@ class BenchmarkConfig:
     batches: int = 60
     """Batches that the pipeline alone is timed for."""
     steps: int = 10
-    """Steps of the mini student with L1, each timed with the wait for its batch."""
+    """Steps of the mini student with L1, each timed with the wait for its batch; 0 for the pipeline
+    alone."""
     repeats: int = 2
     """Rounds over all places; the fastest counts, but for the cold cache, which is one round."""
 
@@ -163,14 +164,17 @@ def main(config: BenchmarkConfig) -> None:
             "WebP, S3, warm cache": (bucket, room),
             "WebP, S3, cache too small": (bucket, little),
         }
-        student = initial_student(TrainConfig.mini((raw,), Path()))
-        program = prepare(raw, config.crop_size, config.batch_size, student, {"loss": "L1"})
+        program = ()
+        if config.steps:
+            student = initial_student(TrainConfig.mini((raw,), Path()))
+            program = prepare(raw, config.crop_size, config.batch_size, student, {"loss": "L1"})
         cold = pipeline(bucket, room, config)
         rates: dict[str, list[tuple[float, float]]] = {place: [] for place in places}
         for _ in range(config.repeats):
             for place, (data, cache) in places.items():
                 rate = pipeline(data, cache, config)
-                rates[place].append((rate, training(data, cache, config, program)))
+                trained = training(data, cache, config, program) if program else float("nan")
+                rates[place].append((rate, trained))
         shutil.rmtree(room.folder)
     best = {place: [max(column) for column in zip(*r, strict=True)] for place, r in rates.items()}
     (base_pipeline, base_training) = best["raw, folder"]
