@@ -30,11 +30,6 @@ class ExportConfig:
 
     out: Path | None = None
     """Folder for the files."""
-    space: Path | None = None
-    """Folder for a Space of the Hugging Face Hub, ready to push; instead of `out` or beside it."""
-    space_sdk: Sdk = "static"
-    """static: the demo page, which computes in the browser (any static host serves it). gradio: an
-    app that computes on the Hub."""
     checkpoint: str = DEFAULT_STUDENT
     """"modulated" or "mini" (the bundled students), the workdir of a training run, an exported
     folder or file, or OWNER/NAME on the Hugging Face Hub."""
@@ -52,6 +47,11 @@ class ExportConfig:
     are published in it, as the bundled ones are; the computation is in float32 either way."""
     push_to: str | None = None
     """OWNER/NAME on the Hugging Face Hub to push the folder to."""
+    space: Path | None = None
+    """Folder for a Space of the Hugging Face Hub, ready to push; instead of `out` or beside it."""
+    space_sdk: Sdk = "static"
+    """static: the demo page, which computes in the browser (any static host serves it). gradio: an
+    app that computes on the Hub."""
 
     def __post_init__(self):
         if self.out is None and self.space is None:
