@@ -28,8 +28,9 @@ class ModulatedConfig(StudentConfig):
 
     @property
     def style_stride(self) -> int:
-        """The style's backbone halves the picture this often."""
-        return 2 ** len(self.style_widths)
+        """Cells of the style span as much as those of the content, and the style's backbone halves
+        the picture as often as it has stages."""
+        return max(self.content_stride, 2 ** len(self.style_widths))
 
     @property
     def style_scale(self) -> int:
