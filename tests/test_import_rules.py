@@ -47,4 +47,4 @@ def test_script_imports_the_command_alone(script):
 
 def test_promised_scripts():
     names = {path.name for path in ROOT.glob("scripts/*")} - {"__pycache__"}
-    assert names == {"dump_teacher.py", "train_flax.py", "stylize.py"}
+    assert names == {"dump_teacher.py", "release.py", "stylize.py", "train_flax.py"}

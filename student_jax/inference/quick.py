@@ -24,6 +24,7 @@ from student_jax.inference.pictures import (
 )
 from student_jax.inference.sides import fitted_style, mirror_pad
 from student_jax.inference.strokes import check_stroke_size, working_size
+from student_jax.nets.mixture import places
 from triplets import InputError
 from triplets.atomic import atomic_write
 
@@ -182,17 +183,31 @@ class QuickStylist:
 
     def _memory(self, style: QuickStyle) -> dict[str, np.ndarray]:
         if style.memory is None:
-            style.memory = dict.fromkeys(self._names, 0.0)
-            for picture, weight in zip(style.pictures, style.weights, strict=True):
+            memories = []
+            for picture in style.pictures:
                 size = fitted_style(
                     *picture.shape[:2], scale=self._style_scale, stride=self._style_stride
                 )
                 inputs = {"style": resize(picture, *size)[None]}
-                for name, x in zip(
-                    self._names, self._encode_style.run(self._names, inputs), strict=True
-                ):
-                    style.memory[name] += np.float32(weight) * x
+                memories.append(self._encode_style.run(self._names, inputs))
+            style.memory = {
+                name: _mixed(parts, np.asarray(style.weights, np.float32))
+                for name, *parts in zip(self._names, *memories, strict=True)
+            }
         return style.memory
+
+
+def _mixed(
+    parts: Sequence[Float32[np.ndarray, "1 *shape"]], weights: Float32[np.ndarray, " s"]
+) -> Float32[np.ndarray, "1 *shape"]:
+    """Means of vectors, and of sets of rows some of each, as the students mix styles."""
+    if len(parts) == 1:
+        return parts[0]
+    if parts[0].ndim == 2:
+        return sum(weight * part for weight, part in zip(weights, parts, strict=True))
+    rows = places(parts[0].shape[1])
+    chosen = (rows[:, None] >= np.cumsum(weights)[None, :-1]).sum(1)
+    return np.stack([parts[k][:, i] for i, k in enumerate(chosen)], axis=1)
 
 
 def quick_files(checkpoint: str) -> Path | None:

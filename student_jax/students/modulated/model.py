@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Bool, Float
@@ -18,6 +17,7 @@ from jaxtyping import Array, Bool, Float
 from student_jax.nets import imagenet
 from student_jax.nets.convolution import ReflectConvOfCells, UpsampleConv, UpsampleConvToCells
 from student_jax.nets.light import LightBackbone, LightStage
+from student_jax.nets.mixture import places
 from student_jax.nets.pictures import check_sides
 from student_jax.nets.position_encoding import cells
 from student_jax.nets.statistics import (
@@ -41,7 +41,6 @@ from student_jax.students.modulated.modulation import (
 STYLE_SIDE = 24
 """The cells of a style that are kept are an even grid of so many rows and columns; of a style that
 has fewer, some count several times."""
-GOLDEN_RATIO = (5**0.5 - 1) / 2
 HALO = 4
 """Tokens that a tile sees around its core: more than encoder and decoder look beyond a token."""
 
@@ -243,18 +242,14 @@ class ModulatedStudent(nnx.Module):
 
 def _mixed(memories: Sequence[StyleMemory], weights: Float[Array, " s"] | None) -> StyleMemory:
     """Several styles as one: the means of their statistics, and cells of each in such shares that
-    their number stays the same.
-
-    Cell i is of the style in whose share of [0, 1] the fraction of i times the golden ratio falls.
-    """
+    their number stays the same."""
     statistics = blend([memory._replace(keys=None, values=None) for memory in memories], weights)
     keys, values = (
         jnp.stack([getattr(memory, name) for memory in memories]) for name in ("keys", "values")
     )
     if weights is None:
         return statistics._replace(keys=keys[0], values=values[0])
-    place = jnp.asarray(np.arange(keys.shape[2]) * GOLDEN_RATIO % 1, jnp.float32)
-    chosen = jnp.sum(place[:, None] >= jnp.cumsum(weights)[None, :-1], axis=1)
+    chosen = jnp.sum(places(keys.shape[2])[:, None] >= jnp.cumsum(weights)[None, :-1], axis=1)
     keys, values = (
         jnp.take_along_axis(x, chosen[None, None, :, None], axis=0)[0] for x in (keys, values)
     )
