@@ -101,7 +101,6 @@ def put_student(dump: Path) -> None:
 
 
 def put_tfds(dump: Path) -> None:
-    pytest.importorskip("tensorflow_datasets")
     from triplets.tfds_export import ExportConfig, export_tfds
 
     export_tfds(ExportConfig(dump, Path("tensorflow_datasets")))

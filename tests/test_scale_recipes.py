@@ -76,12 +76,14 @@ def test_the_job_of_kubernetes():
 
 
 def test_the_job_of_kubernetes_by_its_schema():
-    validate = pytest.importorskip("kubernetes_validate")
+    validate = pytest.importorskip(
+        "kubernetes_validate", reason="needs kubernetes-validate, which has the schemas"
+    )
     validate.validate(load("kubernetes.yaml"), "1.33", strict=True)
 
 
 def test_the_cluster_of_ray_by_its_schema():
-    ray = pytest.importorskip("ray")
+    ray = pytest.importorskip("ray", reason="the schema comes with Ray, which is the extra [ray]")
     jsonschema = pytest.importorskip("jsonschema")
     schema = json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text())
     jsonschema.validate(load("ray-cluster.yaml"), schema)

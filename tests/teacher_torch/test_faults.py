@@ -210,7 +210,7 @@ def test_a_bucket_that_cannot_be_used(dumps, out, changes, message):
 
 
 def test_a_ray_cluster_of_three_workers(dumps, unbroken):
-    pytest.importorskip("ray")
+    pytest.importorskip("ray", reason="Ray is the extra [ray], too large for the tests' set-up")
     out = f"s3://{BUCKET}/ray"
     flags = ["--executor", "ray", "--tasks", "6", "--workers", "3", "--cpus-per-task", "1"]
     flags += ["--memory-per-cpu", "1"]
