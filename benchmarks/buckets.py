@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import grain
 import jax
 import numpy as np
 import tyro
@@ -99,17 +100,22 @@ def write(root: str, size: int, version: int) -> str:
     return root
 
 
-def pipeline(data: str, cache: Cache, config: BenchmarkConfig) -> float:
-    """Triplets per second of the input pipeline alone, the opening of the dataset included."""
-    start = time.perf_counter()
+def open_batches(data: str, cache: Cache, config: BenchmarkConfig) -> grain.DatasetIterator:
+    """The batches of a training."""
     sources, _ = load_sources([data], data, 0.0, cache)
-    batches = training_batches(
+    return training_batches(
         sources,
         batch_size=config.batch_size,
         crop_size=config.crop_size,
         seed=0,
         num_workers=0,
     )
+
+
+def pipeline(data: str, cache: Cache, config: BenchmarkConfig) -> float:
+    """Triplets per second of the input pipeline alone, the opening of the dataset included."""
+    start = time.perf_counter()
+    batches = open_batches(data, cache, config)
     for _ in itertools.islice(batches, config.batches):
         pass
     batches.close()
@@ -121,14 +127,7 @@ def training(data: str, cache: Cache, config: BenchmarkConfig, program: tuple) -
     step, state, _, features, _ = program
     state = jax.tree.map(lambda x: x.copy(), state)
     mesh = sharding.make_mesh()
-    sources, _ = load_sources([data], data, 0.0, cache)
-    batches = training_batches(
-        sources,
-        batch_size=config.batch_size,
-        crop_size=config.crop_size,
-        seed=0,
-        num_workers=0,
-    )
+    batches = open_batches(data, cache, config)
     start = None
     for number in range(config.steps + 2):
         if number == 2:

@@ -3,9 +3,6 @@
 import importlib.metadata
 import json
 import os
-import shlex
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -14,10 +11,9 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from experiments.pages import settings_table, write_report
-from experiments.runs import clone_environment
+from experiments.runs import answer
 from experiments.study import command_line, machine, read_kept
 from student_jax.evaluation.report import markdown_rows, write_text
-from triplets import InputError
 
 CARDS_GB = (2, 4, 6, 8, 10, 12, 16, 24, 32, 48, 80)
 """Memory of common GPUs."""
@@ -175,18 +171,7 @@ def _measure(case: Case, what: Literal["count", "run"], config: CostConfig) -> d
         ]
     else:
         words = ["student_jax.inference.cost", case.model, str(case.size), what]
-    result = subprocess.run(
-        [sys.executable, "-m", *words],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=clone_environment(),
-    )
-    if result.returncode:
-        raise InputError(
-            f"python -m {shlex.join(words)} ended with status {result.returncode}; its message is "
-            "above."
-        )
-    return json.loads(result.stdout.strip().splitlines()[-1])
+    return answer(*words)
 
 
 def cards(peak_bytes: int) -> list[int]:

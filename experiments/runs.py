@@ -170,6 +170,26 @@ def clone_environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": path}
 
 
+def answer(*words: str) -> dict:
+    """The object that a module of this clone prints in its last line, as `python -m WORDS`.
+
+    Raises:
+        InputError: it ended with an error, which it has printed.
+    """
+    result = subprocess.run(
+        [sys.executable, "-m", *words],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=clone_environment(),
+    )
+    if result.returncode:
+        raise InputError(
+            f"python -m {shlex.join(words)} ended with status {result.returncode}; its message is "
+            "above."
+        )
+    return json.loads(result.stdout.strip().splitlines()[-1])
+
+
 def call(command: str, *flags: str) -> None:
     """Run one of the project's commands to its end, its output shown.
 

@@ -8,8 +8,6 @@ import hashlib
 import io
 import json
 import shlex
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +17,7 @@ import numpy as np
 
 from experiments.ablations import subset
 from experiments.pages import settings_table, write_report
-from experiments.runs import TrainingRun, clone_environment, ensure_all, ensure_dump
+from experiments.runs import TrainingRun, answer, ensure_all, ensure_dump
 from experiments.study import ExampleSet, command_line, kept, machine
 from student_jax.compilation import enable_compilation_cache
 from student_jax.evaluation import baselines
@@ -230,18 +228,7 @@ def measure_times(config: TeachersConfig, flags: Sequence[str]) -> dict:
     def take() -> dict:
         print(f"timing {shlex.join(flags)}", flush=True)
         words = ["teacher_torch.timing", *flags, "--out", str(_folder(config, flags))]
-        result = subprocess.run(
-            [sys.executable, "-m", *words],
-            stdout=subprocess.PIPE,
-            text=True,
-            env=clone_environment(),
-        )
-        if result.returncode:
-            raise InputError(
-                f"python -m {shlex.join(words)} ended with status {result.returncode}; its "
-                "message is above."
-            )
-        return json.loads(result.stdout.strip().splitlines()[-1])
+        return answer(*words)
 
     return kept(config.out / f"times-{_hash([*flags, machine()])}.json", take)
 

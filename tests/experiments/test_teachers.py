@@ -180,13 +180,13 @@ def test_times_are_taken_once(tmp_path, monkeypatch):
         calls.append(words[2:5])
         return SimpleNamespace(returncode=0, stdout=f"loading\n{json.dumps(TIMES)}\n")
 
-    monkeypatch.setattr("experiments.teachers.subprocess.run", run)
+    monkeypatch.setattr("experiments.runs.subprocess.run", run)
     config = TeachersConfig(out=tmp_path)
     for _ in range(2):
         assert measure_times(config, ["--teacher", "inst"]) == TIMES
     assert calls == [["teacher_torch.timing", "--teacher", "inst"]]
     monkeypatch.setattr(
-        "experiments.teachers.subprocess.run", lambda *_, **__: SimpleNamespace(returncode=1)
+        "experiments.runs.subprocess.run", lambda *_, **__: SimpleNamespace(returncode=1)
     )
     with pytest.raises(InputError, match=r"timing --teacher no .* ended with status 1"):
         measure_times(config, ["--teacher", "no"])
