@@ -5,7 +5,9 @@ import io
 import json
 import socket
 import struct
+import subprocess
 import threading
+from pathlib import Path
 
 import jaxtyping
 import numpy as np
@@ -318,12 +320,18 @@ def result(browser):
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), np.int16)
 
 
+@pytest.fixture(scope="module")
+def built_page():
+    """The page has ONNX Runtime for browsers."""
+    if not (PAGE / "runtime" / "runtime.json").is_file():
+        subprocess.run(["make", "page"], cwd=Path(__file__).parents[3], check=True)
+
+
 @pytest.mark.slow  # starts a browser
+@pytest.mark.usefixtures("built_page")
 @pytest.mark.parametrize("engine", ["browser", "python"])
 def test_in_a_browser(engine, tmp_path):
     """Uploads, settings and errors; the result is that of the Python program."""
-    if engine == "browser" and not (PAGE / "runtime").is_dir():
-        pytest.skip("needs `make page`")
     model = open_student("modulated", "best")
     stylist, config = Stylist(model), DemoConfig(port=0)
     if engine == "browser":
@@ -380,10 +388,9 @@ def test_in_a_browser(engine, tmp_path):
 
 
 @pytest.mark.slow  # starts a browser
+@pytest.mark.usefixtures("built_page")
 def test_a_model_that_fails_to_load(tmp_path):
     """The page says so, and stays usable."""
-    if not (PAGE / "runtime").is_dir():
-        pytest.skip("needs `make page`")
     write_page(open_student("modulated", "best"), tmp_path / "page")
     (tmp_path / "page" / "model" / "stylize.onnx").write_bytes(b"broken")
     config = DemoConfig(port=0)
