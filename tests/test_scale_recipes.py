@@ -75,20 +75,24 @@ def test_the_job_of_kubernetes():
     assert spec["completionMode"] == "Indexed" and "backoffLimitPerIndex" in spec
 
 
+# What has the schemas takes 100 to 200 MB each, so the tests' set-up does not install it.
+
+
+@pytest.mark.slow
 def test_the_job_of_kubernetes_by_its_schema():
-    validate = pytest.importorskip(
-        "kubernetes_validate", reason="needs kubernetes-validate, which has the schemas"
-    )
+    validate = pytest.importorskip("kubernetes_validate", reason="needs kubernetes-validate")
     validate.validate(load("kubernetes.yaml"), "1.33", strict=True)
 
 
+@pytest.mark.slow
 def test_the_cluster_of_ray_by_its_schema():
-    ray = pytest.importorskip("ray", reason="the schema comes with Ray, which is the extra [ray]")
+    ray = pytest.importorskip("ray", reason="needs Ray, which is the extra [ray]")
     jsonschema = pytest.importorskip("jsonschema")
     schema = json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text())
     jsonschema.validate(load("ray-cluster.yaml"), schema)
 
 
+@pytest.mark.slow
 def test_the_task_of_skypilot_by_its_parser():
     if "SKYPILOT_PYTHON" not in os.environ:
         pytest.skip("SKYPILOT_PYTHON does not name an interpreter with SkyPilot")
