@@ -10,8 +10,9 @@ from jaxtyping import Array, Bool, Float, Float32
 from student_jax.nets.attention import attention
 from student_jax.nets.convolution import ReflectConv, reflect_sides
 
-NOISE_SIDE = 64
-"""The noise repeats after so many tokens."""
+NOISE_SIDES = (61, 67)
+"""The noise is the sum of two tables that repeat after so many tokens, and so repeats as a whole
+only after 4,087. With one table the same strokes came again in a flat sky."""
 
 NOISE_MAPS = 4
 """Maps of noise, of which every style takes a mixture of its own: with one map alone the strokes of
@@ -39,14 +40,19 @@ def instance_norm(
 def noise_cells(height: int, width: int) -> Float32[Array, "1 {height} {width} c"]:
     """White noise for a grid of tokens, 2 x 2 positions of `NOISE_MAPS` each: always the same for
     a position."""
+    rng = np.random.default_rng(0)
     channels = 4 * NOISE_MAPS
-    shape = (NOISE_SIDE, NOISE_SIDE, channels)
-    table = np.random.default_rng(0).standard_normal(shape, np.float32)
-    # In operations that also a graph of any height and width has (`export.jaxpr_to_onnx`).
-    down, across = ((side + NOISE_SIDE - 1) // NOISE_SIDE for side in (height, width))
-    tiles = jnp.broadcast_to(table[None, :, None], (down, NOISE_SIDE, across, *shape[1:]))
-    repeated = tiles.reshape(1, down * NOISE_SIDE, across * NOISE_SIDE, channels)
-    return repeated[:, :height, :width]
+    noise = jnp.zeros((1, height, width, channels), jnp.float32)
+    for side in NOISE_SIDES:
+        table = rng.standard_normal((side, side, channels), np.float32) / len(NOISE_SIDES) ** 0.5
+        # In operations that also a graph of any height and width has (`export.jaxpr_to_onnx`).
+        down, across = ((n + side - 1) // side for n in (height, width))
+        tiles = jnp.broadcast_to(
+            jnp.asarray(table, jnp.float32)[None, :, None], (down, side, across, side, channels)
+        )
+        repeated = tiles.reshape(1, down * side, across * side, channels)
+        noise = noise + repeated[:, :height, :width]
+    return noise
 
 
 class Modulation(nnx.Module):
