@@ -1,8 +1,9 @@
-"""The modulated student: convolutions alone, all of them steered by a code of the style.
+"""The modulated student: convolutions that a code of the style steers, and features of the painting.
 
-The content passes a bottleneck at stride 4, normalised so that nothing of its contrast and colours
-remains but where they are; the style's code scales, shifts and filters the features from there to
-the pixels. No pixel of the content is wired to the output, so flat parts can be painted.
+One encoder leads content and style to stride 4, normalised so that nothing of contrast and colours
+remains but where they are. There the content takes on the style's features where the two look
+alike; from there to the pixels, the style's code scales, shifts and filters the features. No pixel
+of the content is wired to the output, so flat parts can be painted.
 """
 
 from collections.abc import Sequence
@@ -243,12 +244,13 @@ class ModulatedStudent(nnx.Module):
 def _mixed(memories: Sequence[StyleMemory], weights: Float[Array, " s"] | None) -> StyleMemory:
     """Several styles as one: the means of their statistics, and cells of each in such shares that
     their number stays the same."""
+    if weights is None:
+        (memory,) = memories
+        return memory
     statistics = blend([memory._replace(keys=None, values=None) for memory in memories], weights)
     keys, values = (
         jnp.stack([getattr(memory, name) for memory in memories]) for name in ("keys", "values")
     )
-    if weights is None:
-        return statistics._replace(keys=keys[0], values=values[0])
     chosen = jnp.sum(places(keys.shape[2])[:, None] >= jnp.cumsum(weights)[None, :-1], axis=1)
     keys, values = (
         jnp.take_along_axis(x, chosen[None, None, :, None], axis=0)[0] for x in (keys, values)
