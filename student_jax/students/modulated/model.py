@@ -1,4 +1,4 @@
-"""The modulated student: convolutions that a code of the style steers, and features of the painting.
+"""The modulated student: convolutions steered by a code of the style, and features of the painting.
 
 One encoder leads content and style to stride 4, normalised so that nothing of contrast and colours
 remains but where they are. There the content takes on the style's features where the two look
