@@ -132,7 +132,9 @@ def test_python_code_runs(block, dump, tmp_path, monkeypatch):
 
 def check(names: dict, dump: Path | None) -> None:
     """What a block has done is what it says."""
-    if "stylist" in names:
+    if "image" in names:
+        assert names["image"].size == (WIDTH, HEIGHT)
+    elif "stylist" in names:
         assert names["stylised"].shape == (HEIGHT, WIDTH, 3)
         assert names["stylised"].dtype == np.float32
         assert 0 <= names["stylised"].min() < names["stylised"].max() <= 1
