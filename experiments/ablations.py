@@ -1,7 +1,7 @@
-"""Ablations that help to decide: how many triplets, which pairs, how large a student, which Gram.
+"""Ablations that help to decide: how many triplets, which pairs, which student, which loss.
 
 Each trains some variants of one thing, measures them on the same triplets, which no training saw,
-and draws a curve.
+and draws a curve or shows their pictures.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ import itertools
 import json
 import math
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -19,8 +19,9 @@ from flax import nnx
 from jaxtyping import Int
 
 from experiments.pages import settings_table, write_report
-from experiments.runs import TrainingRun, ensure_all
+from experiments.runs import TrainingRun, answer, ensure_all
 from experiments.study import (
+    MEASURED,
     ExampleSet,
     Values,
     command_line,
@@ -34,16 +35,33 @@ from experiments.study import (
 from student_jax.compilation import enable_compilation_cache
 from student_jax.evaluation.examples import spread
 from student_jax.evaluation.judge import MEASURES, Judge
-from student_jax.evaluation.report import cell, finite, heading, markdown_rows
-from student_jax.student import StudentConfig, build_student, count_parameters
-from student_jax.students import MiniConfig
+from student_jax.evaluation.report import cell, finite, heading, markdown_rows, write_figure
+from student_jax.inference.stylist import Stylist
+from student_jax.student import STUDENTS, StudentConfig, build_student, count_parameters
+from student_jax.students import DEFAULT_STUDENT, MiniConfig
 from student_jax.training.data import split_triplets
-from triplets import ImageSet, InputError, TripletDataset, TripletWriter
+from student_jax.training.objective import terms
+from student_jax.weights.folder import open_student
+from triplets import ImageSet, InputError, TripletDataset, TripletWriter, uint8_from_float
 from triplets.atomic import atomic_write
 
-Varied = Literal["triplets", "styles", "size", "gram"]
+Varied = Literal["triplets", "styles", "size", "gram", "students", "terms"]
 SHOWN = ("mse", "psnr", "ssim", "lpips", "style_gram", "style_histogram", "sharpness")
 CURVES = ("mse", "lpips")
+PAINTED = (
+    "low_band_mse",
+    "content_lpips",
+    "style_gram",
+    "style_gram_matched",
+    "style_gram_luminance",
+    "sameness",
+    "sharpness",
+)
+"""What the ablations of painting show."""
+PICTURED = 4
+"""Rows of their figures."""
+COST_SIZES = (512, 2048)
+"""Sides in pixels of the pictures whose costs are compared."""
 SHARD_SIZE = 256
 
 
@@ -53,7 +71,9 @@ class AblationConfig:
 
     vary: Varied
     """triplets: fidelity by number of triplets; styles: many or few styles in as many triplets;
-    size: fidelity by size of the student; gram: the two reductions of the Gram term, with L2."""
+    size: fidelity by size of the student; gram: the two reductions of the Gram term, with L2;
+    students: the convolutional student and the transformer of its size, with the loss paint; terms:
+    paint without each of its terms."""
     data: Path
     """Triplet dataset of "style-distil dump" to train on."""
     validation: Path | None = None
@@ -91,8 +111,11 @@ class AblationConfig:
         whole = self.vary == "size" or all(float(point).is_integer() for point in self.points)
         if not whole or min(self.points, default=1) <= 0:
             raise ValueError(f"points are {self.points}; expected positive numbers of {self.vary}.")
-        if len(set(self.points)) < len(self.points) or (self.points and self.vary == "gram"):
-            raise ValueError(f"points are {self.points}; expected different ones, none for gram.")
+        counted = self.vary in ("triplets", "styles", "size")
+        if len(set(self.points)) < len(self.points) or (self.points and not counted):
+            raise ValueError(
+                f"points are {self.points}; expected different ones, none for {self.vary}."
+            )
 
 
 @dataclass(frozen=True)
@@ -105,6 +128,8 @@ class Variant:
     loss: str = "L1"
     flags: tuple[str, ...] = ()
     """Further ones of "style-distil train"."""
+    student: str = "mini"
+    """Preset of "style-distil train"."""
     rows: tuple[int, ...] | None = None
     """Triplets to train on; None for all that are not for validation."""
     note: str = ""
@@ -127,6 +152,19 @@ class Ablation:
     """Whether the axis names its variants instead of counting something."""
     column: str | None = None
     """Head of the variants' column in the table; None: the axis."""
+    painting: bool = False
+    """Whether it is about painting: other measures, each variant compared with the first, and
+    pictures in place of a curve."""
+
+    @property
+    def shown(self) -> Sequence[str]:
+        """Measures in its table."""
+        return PAINTED if self.painting else SHOWN
+
+    @property
+    def measured(self) -> Sequence[str]:
+        """Measures that are taken."""
+        return PAINTED if self.painting else MEASURED
 
 
 @dataclass(frozen=True)
@@ -139,6 +177,9 @@ class AblationFigures:
     """Content and style of each picture."""
     teacher: dict[str, float]
     """The mean of each measure of the teacher's own pictures."""
+    costs: dict[str, dict[str, dict]] | None = None
+    """By label and side in pixels, what `student_jax.inference.cost` says of a variant's student;
+    None where all variants cost the same."""
 
     def seeds(self, variant: Variant, measure: str) -> list[float]:
         """The mean of every seed."""
@@ -253,11 +294,49 @@ def vary_gram(
     return Ablation(question, "loss and reduction", variants, categorical=True)
 
 
+def vary_students(
+    dataset: TripletDataset, train: Int[np.ndarray, " p"], points: Sequence[float] = ()
+) -> Ablation:
+    """The convolutional student and the transformer of about its size."""
+    variants = []
+    for x, (student, note) in enumerate((("modulated", "convolutional"), ("mini", "transformer"))):
+        millions = parameters_of(STUDENTS[student].config()) / 1e6
+        note = f"{note}, {millions:.2f} M"
+        variants.append(Variant(student, float(x), "paint", student=student, note=note))
+    question = "Is the transformer worth it?"
+    return Ablation(question, "student", variants, categorical=True, painting=True)
+
+
+def vary_terms(
+    dataset: TripletDataset, train: Int[np.ndarray, " p"], points: Sequence[float] = ()
+) -> Ablation:
+    """The loss paint, the same without each of its terms, and L1; with the default student."""
+    without = [
+        Variant(
+            f"without {term.replace('_', ' ')}",
+            float(x),
+            "paint",
+            ("--without", term),
+            DEFAULT_STUDENT,
+        )
+        for x, term in enumerate(terms("paint"), start=1)
+    ]
+    variants = [
+        Variant("paint", 0.0, "paint", student=DEFAULT_STUDENT),
+        *without,
+        Variant("L1", len(without) + 1.0, "L1", student=DEFAULT_STUDENT),
+    ]
+    question = "What does each term of the loss paint do?"
+    return Ablation(question, "loss", variants, categorical=True, painting=True)
+
+
 ABLATIONS: dict[Varied, Callable[..., Ablation]] = {
     "triplets": vary_triplets,
     "styles": vary_styles,
     "size": vary_size,
     "gram": vary_gram,
+    "students": vary_students,
+    "terms": vary_terms,
 }
 
 
@@ -273,10 +352,11 @@ def ablate(config: AblationConfig) -> None:
         InputError: data that do not suit it, a training that failed, or no matplotlib.
     """
     enable_compilation_cache()
-    _figure_class()  # before the trainings, which take long
     dataset = TripletDataset(config.data)
     split = split_triplets(dataset, 0.0 if config.validation else config.validation_fraction)
     ablation = ABLATIONS[config.vary](dataset, split.train, config.points)
+    if not ablation.painting:
+        _figure_class()  # before the trainings, which take long
     validation = config.validation
     if validation is None:
         validation = subset(dataset, spread(split.validation, config.max_pairs), config.out).root
@@ -296,6 +376,7 @@ def ablate(config: AblationConfig) -> None:
                 loss=variant.loss,
                 seed=seed,
                 steps=config.steps,
+                preset=variant.student,
                 flags=(*variant.flags, *shlex.split(config.flags)),
             )
             for seed in config.seeds
@@ -303,14 +384,25 @@ def ablate(config: AblationConfig) -> None:
     # All variants of a seed before the next seed: a curve stands as early as can be.
     ensure_all(run for column in zip(*runs.values(), strict=True) for run in column)
     judge = Judge(structure=False)
+    measured = ablation.measured
+    students = {variant.label: variant.student for variant in ablation.variants}
     figures = AblationFigures(
-        {label: [measure_run(run, judge, examples) for run in of] for label, of in runs.items()},
+        {
+            label: [measure_run(run, judge, examples, measured) for run in of]
+            for label, of in runs.items()
+        },
         examples.pairs,
-        measure_baselines(config.out, judge, examples)["teacher"],
+        measure_baselines(config.out, judge, examples, measured)["teacher"],
+        measure_costs(students) if len(set(students.values())) > 1 else None,
     )
     config.report.mkdir(parents=True, exist_ok=True)
-    picture = f"{config.vary}.png"
-    draw_curve(ablation, figures, config.report / picture)
+    if ablation.painting:
+        picture = f"{config.vary}.jpg"
+        first = {label: of[0] for label, of in runs.items()}
+        draw_pictures(first, examples, config.report / picture)
+    else:
+        picture = f"{config.vary}.png"
+        draw_curve(ablation, figures, config.report / picture)
     record = ablation_record(config, ablation, figures, about)
     title = ablation.question
     write_report(config.report, config.vary, title, record, tables, picture=picture)
@@ -346,6 +438,38 @@ def subset(dataset: TripletDataset, rows: Sequence[int], folder: Path) -> Triple
         chosen = rows[shard * SHARD_SIZE : (shard + 1) * SHARD_SIZE]
         writer.write_shard(shard, np.stack([dataset[row].stylised for row in chosen]))
     return TripletDataset(writer.root)
+
+
+def measure_costs(students: Mapping[str, str]) -> dict[str, dict[str, dict]]:
+    """What a picture costs some students, by label and side in pixels."""
+    program = "student_jax.inference.cost"
+    return {
+        label: {
+            str(size): answer(program, student, str(size), "count")
+            | answer(program, student, str(size), "run")
+            for size in COST_SIZES
+        }
+        for label, student in students.items()
+    }
+
+
+def draw_pictures(runs: Mapping[str, TrainingRun], examples: ExampleSet, path: Path) -> None:
+    """Write a figure of what some students make of a few pairs, evenly spread, beside the teacher.
+
+    The pairs have different styles as far as there are so many.
+    """
+    stylists = {
+        label: Stylist(open_student(str(run.workdir), "latest")) for label, run in runs.items()
+    }
+    _, first = np.unique([style for _, style in examples.pairs], return_index=True)
+    rows = set(spread(np.sort(first), PICTURED))
+    pictures = []
+    for row, example in enumerate(examples.examples()):
+        if row in rows:
+            results = (stylist(example.content, example.style) for stylist in stylists.values())
+            shown = (example.content, example.style, example.teacher, *results)
+            pictures.append([uint8_from_float(picture) for picture in shown])
+    write_figure(path, pictures, ("content", "style", "teacher", *runs))
 
 
 def draw_curve(ablation: Ablation, figures: AblationFigures, path: Path) -> None:
@@ -404,8 +528,7 @@ def ablation_record(
         figures: what was measured.
         about: the triplets that it was measured on.
     """
-    least = min(ablation.variants, key=lambda variant: np.mean(figures.seeds(variant, "mse")))
-    return {
+    record = {
         "settings": {
             "command": command_line("ablations", config),
             "machine": machine(),
@@ -414,22 +537,28 @@ def ablation_record(
         },
         "measured on": about,
         "column": ablation.column or ablation.axis,
+        "measures": list(ablation.shown),
         "variants": [
             {
                 "label": variant.label,
                 "title": variant.title,
                 "seeds": [finite(means(run)) for run in figures.by_variant[variant.label]],
-                "reliably above the lowest MSE": figures.side(variant, least, "mse") > 0,
             }
             for variant in ablation.variants
         ],
         "teacher": finite(figures.teacher),
-        "steps between variants": [
-            _between(before, after, measure, figures)
-            for measure in CURVES
-            for before, after in itertools.pairwise(ablation.variants)
-        ],
     }
+    if ablation.painting:
+        return record | {"costs": figures.costs}
+    least = min(ablation.variants, key=lambda variant: np.mean(figures.seeds(variant, "mse")))
+    for variant, written in zip(ablation.variants, record["variants"], strict=True):
+        written["reliably above the lowest MSE"] = figures.side(variant, least, "mse") > 0
+    steps = [
+        _between(before, after, measure, figures)
+        for measure in CURVES
+        for before, after in itertools.pairwise(ablation.variants)
+    ]
+    return record | {"steps between variants": steps}
 
 
 def _between(
@@ -450,11 +579,15 @@ def _between(
 
 def tables(record: dict) -> dict[str, str]:
     """The tables of a page, from what its JSON holds."""
-    return {
+    written = {
         "settings": settings_table(record["settings"] | _measured_on(record["measured on"])),
         "measures": _measures_table(record),
-        "steps": _steps_table(record["steps between variants"]),
     }
+    if steps := record.get("steps between variants"):
+        written["steps"] = _steps_table(steps)
+    if costs := record.get("costs"):
+        written["costs"] = _costs_table(costs)
+    return written
 
 
 def _measured_on(about: dict) -> dict[str, str]:
@@ -467,18 +600,41 @@ def _measured_on(about: dict) -> dict[str, str]:
 
 def _measures_table(record: dict) -> str:
     """Variants and teacher down, measures across, with the spread over the seeds."""
+    shown, last = record.get("measures", SHOWN), "reliably above the lowest MSE"
+    judged = last in record["variants"][0]
+    rows = []
+    for variant in record["variants"]:
+        cells = [spread_cell(m, [seed[m] for seed in variant["seeds"]]) for m in shown]
+        verdict = ["yes" if variant[last] else "no"] if judged else []
+        rows.append([variant["title"], *cells, *verdict])
+    rows.append(["teacher", *(cell(m, record["teacher"].get(m)) for m in shown)])
+    if judged:
+        rows[-1].append("–")
+    return markdown_rows(
+        [record["column"], *map(heading, shown), *([last] if judged else [])], rows
+    )
+
+
+def _costs_table(costs: dict) -> str:
+    """Students down, arithmetic, time and memory of a picture across."""
+    sizes = list(next(iter(costs.values())))
+    head = [f"{what}, {size} px" for size in sizes for what in ("GFLOP", "s", "peak memory (GB)")]
     rows = [
         [
-            variant["title"],
-            *(spread_cell(m, [seed[m] for seed in variant["seeds"]]) for m in SHOWN),
-            "yes" if variant["reliably above the lowest MSE"] else "no",
+            label,
+            *(
+                f"{value:.{digits}f}"
+                for size in sizes
+                for value, digits in (
+                    (of[size]["flops"] / 1e9, 0),
+                    (of[size]["seconds"], 2),
+                    (of[size]["peak_bytes"] / 1e9, 2),
+                )
+            ),
         ]
-        for variant in record["variants"]
+        for label, of in costs.items()
     ]
-    rows.append(["teacher", *(cell(m, record["teacher"].get(m)) for m in SHOWN), "–"])
-    return markdown_rows(
-        [record["column"], *map(heading, SHOWN), "reliably above the lowest MSE"], rows
-    )
+    return markdown_rows(["a picture by", *head], rows)
 
 
 def _steps_table(steps: Sequence[dict]) -> str:

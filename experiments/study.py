@@ -72,7 +72,7 @@ class ExampleSet:
     def key(self) -> str:
         """Differs for other triplets, and for figures that another program takes of the same."""
         parts = [(dataset.fingerprint, list(map(int, indices))) for dataset, indices in self.chosen]
-        digest = hashlib.sha256(json.dumps([parts, MEASURED]).encode())
+        digest = hashlib.sha256(json.dumps(parts).encode())
         for module in PROGRAMS:
             digest.update(Path(module.__file__).read_bytes())
         return digest.hexdigest()[:12]
@@ -124,20 +124,35 @@ def read_kept(path: Path) -> dict:
         raise InputError(f"{one_line(error)}; delete the file, to measure again.") from error
 
 
-def measure_run(run: TrainingRun, judge: Judge, examples: ExampleSet) -> Values:
-    """The measures of the student at the end of a run; kept in its workdir."""
+def measure_run(
+    run: TrainingRun, judge: Judge, examples: ExampleSet, measured: Sequence[str] = MEASURED
+) -> Values:
+    """The measures of the student at the end of a run; kept in its workdir.
+
+    A measure of a whole set has one value.
+    """
+    of_set = [measure for measure in measured if measures.MEASURES[measure].take_set]
 
     def take() -> Values:
         # The last checkpoint, not the best: choosing by the error favours losses that are errors.
         stylist = Stylist(open_student(str(run.workdir), "latest"))
         print(f"measuring {run.workdir} on {len(examples)} pictures", flush=True)
         values = [
-            judge.of_pair(stylist(example.content, example.style), example, MEASURED)
+            judge.of_pair(stylist(example.content, example.style), example, measured)
             for example in examples.examples()
         ]
-        return {m: [of[m] for of in values] for m in values[0]}
+        taken = {m: [of[m] for of in values] for m in values[0]}
+        if of_set:
+            methods = {"student": on_pictures(stylist)}
+            whole = judge.of_methods(methods, examples.examples(), only=of_set)
+            taken |= {m: [value] for m, value in whole.measures["student"].items()}
+        return taken
 
-    return kept(run.workdir / f"measures-{examples.key}.json", take)
+    return kept(run.workdir / f"measures-{_key(examples, measured)}.json", take)
+
+
+def _key(examples: ExampleSet, measured: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps([examples.key, measured]).encode()).hexdigest()[:12]
 
 
 def means(values: Values) -> dict[str, float]:
@@ -161,16 +176,16 @@ def side(differences: Float[np.ndarray, "seeds pictures"], pairs: Sequence[tuple
 
 
 def measure_baselines(
-    folder: Path, judge: Judge, examples: ExampleSet
+    folder: Path, judge: Judge, examples: ExampleSet, measured: Sequence[str] = MEASURED
 ) -> dict[str, dict[str, float]]:
     """The mean of each measure of the teacher and of the baselines; kept in a study's folder."""
 
     def take() -> dict[str, dict[str, float]]:
         print(f"measuring teacher and baselines on {len(examples)} pictures", flush=True)
         methods = {name: on_pictures(function) for name, function in baselines.BASELINES.items()}
-        return judge.of_methods(methods, examples.examples(), only=MEASURED).measures
+        return judge.of_methods(methods, examples.examples(), only=measured).measures
 
-    return kept(folder / f"baselines-{examples.key}.json", take)
+    return kept(folder / f"baselines-{_key(examples, measured)}.json", take)
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:

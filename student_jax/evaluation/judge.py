@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
+from losses.pixel import LOW_BAND, low_band_loss
 from student_jax.evaluation.measures.frechet import art_fid, frechet_distance
 from student_jax.evaluation.measures.histogram_loss import histogram_loss
 from student_jax.evaluation.measures.inception import SMALLEST_PX, ArtFeatures
@@ -117,6 +118,17 @@ MEASURES: dict[str, Measure] = {
         meaning="mean squared error to the teacher",
         needs="teacher",
         take=lambda judge, result, example: mean_squared_error(result, example.teacher),
+    ),
+    "low_band_mse": Measure(
+        title="MSE, low band",
+        better="lower",
+        digits=5,
+        meaning="mean squared error to the teacher of both reduced 8 times: colours and shapes",
+        needs="teacher",
+        smallest_px=LOW_BAND,
+        take=lambda judge, result, example: float(
+            low_band_loss(result[None], example.teacher[None])
+        ),
     ),
     "psnr": Measure(
         title="PSNR (dB)",

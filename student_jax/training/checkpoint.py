@@ -251,6 +251,7 @@ def check_config(config: TrainConfig) -> None:
             continue
         # A setting that did not exist when the run began had its default.
         default = None if field.default is MISSING else field.default
+        default = list(default) if isinstance(default, tuple) else default
         before = stored.get(field.name, default)
         if before != given[field.name]:
             raise InputError(

@@ -46,6 +46,8 @@ class TrainConfig:
     of features, texture = MSE + 0.1 difference of the amount of texture + 0.1 relative
     Gram distance to the teacher + 0.06 to the style, paint = low band and structure of the teacher,
     distributions of the style's features (docs/training.md)."""
+    without: tuple[str, ...] = ()
+    """Terms of the loss to leave out, such as style_gram, to see what they do."""
     features: Literal["vgg16", "vgg19"] = "vgg16"
     """Network whose features are compared by all losses but L1: VGG16 is bundled; VGG19 is
     downloaded once."""

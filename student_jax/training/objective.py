@@ -1,6 +1,7 @@
 """What the student minimises: one of the named losses, with the network its features come from."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jax
@@ -22,6 +23,27 @@ LOSSES: dict[str, DistillationWeights] = {
     "texture": TEXTURE,
     "paint": PAINT,
 }
+
+
+def terms(loss: str) -> list[str]:
+    """The names of a loss's terms."""
+    return [name for name, weight in dataclasses.asdict(LOSSES[loss]).items() if weight]
+
+
+def weights_of(loss: str, without: Sequence[str] = ()) -> DistillationWeights:
+    """The weights of a named loss, some of its terms left out.
+
+    Raises:
+        InputError: there is no such term, or none would be left.
+    """
+    of = terms(loss)
+    if not set(without) < set(of):
+        raise InputError(
+            f"--without {' '.join(without)}: {loss} consists of {', '.join(of)}; expected some of "
+            "them, but not all."
+        )
+    return dataclasses.replace(LOSSES[loss], **dict.fromkeys(without, 0.0))
+
 
 FeatureNetwork = VGG16 | VGG19
 LossFunction = Callable[

@@ -34,7 +34,7 @@ from student_jax.training.metrics import (
     WeightsAndBiases,
     last_terms,
 )
-from student_jax.training.objective import LOSSES, load_features, make_objective
+from student_jax.training.objective import load_features, make_objective, weights_of
 from student_jax.training.progress import Progress, TrainingError, peak_flops
 from student_jax.training.train_state import (
     create_train_state,
@@ -88,7 +88,7 @@ def _train(config: TrainConfig, terminated: Callable[[], bool]) -> None:
     triplets = [triplets[i] for i in np.linspace(0, len(triplets) - 1, count).round().astype(int)]
 
     # Model, objective and optimiser
-    loss_weights = LOSSES[config.loss]
+    loss_weights = weights_of(config.loss, config.without)
     made_from = {"libraries": library_versions()}
     network = None
     if loss_weights.need_features:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.ablations import (
+    PAINTED,
     Ablation,
     AblationConfig,
     AblationFigures,
@@ -21,11 +22,15 @@ from experiments.ablations import (
     tables,
     vary_gram,
     vary_size,
+    vary_students,
     vary_styles,
+    vary_terms,
     vary_triplets,
 )
 from experiments.study import MEASURED
 from student_jax import MiniConfig
+from student_jax.student import STUDENTS
+from student_jax.training.objective import terms
 from triplets import InputError, TripletDataset, read_image
 
 
@@ -171,9 +176,43 @@ def test_the_gram_ablation_is_beside_l1(dataset):
     assert flags == [(), ("--gram-reduction", "mean"), ()]  # "sum" is the default
 
 
+def test_the_students_are_of_one_size(dataset):
+    ablation = vary_students(dataset, np.arange(20))
+    modulated, mini = ablation.variants
+    assert (modulated.student, mini.student) == ("modulated", "mini")
+    sizes = [parameters_of(STUDENTS[variant.student].config()) for variant in ablation.variants]
+    assert 0.9 < sizes[0] / sizes[1] < 1.1
+    assert {variant.loss for variant in ablation.variants} == {"paint"}
+
+
+def test_each_term_of_paint_is_left_out_once(dataset):
+    paint, *without, l1 = vary_terms(dataset, np.arange(20)).variants
+    assert (paint.flags, l1.loss) == ((), "L1")
+    left_out = [dict([variant.flags])["--without"] for variant in without]
+    assert left_out == terms("paint") and "low_band" in left_out
+
+
+def test_a_study_of_painting_shows_pictures_and_costs(dump):
+    variants = [Variant("modulated", 0.0), Variant("mini", 1.0)]
+    ablation = Ablation("Which?", "student", variants, categorical=True, painting=True)
+    taken = {m: [0.5] * 4 for m in PAINTED} | {"sameness": [0.75]}
+    cost = {"flops": 24e9, "seconds": 0.123, "peak_bytes": 5e8}
+    costs = {v.label: {"512": cost, "2048": cost | {"seconds": 2.0}} for v in variants}
+    teacher = dict.fromkeys(PAINTED, 0.25)
+    of = AblationFigures({v.label: [taken] for v in variants}, PAIRS, teacher, costs)
+    about = {"triplets": 4, "contents": 2, "styles": 2, "seen in training": []}
+    record = ablation_record(AblationConfig("students", dump, seeds=(0,)), ablation, of, about)
+    written = tables(json.loads(json.dumps(record, allow_nan=False)))
+    assert "steps" not in written and "reliably" not in written["measures"]
+    assert "| modulated | 0.50000 | 0.500 |" in written["measures"]
+    assert "| 0.75 |" in written["measures"]
+    assert "| modulated | 24 | 0.12 | 0.50 | 24 | 2.00 | 0.50 |" in written["costs"]
+
+
 @pytest.mark.parametrize(
     ("study", "points"),
     [
+        ("terms", (1.0,)),
         ("triplets", (2.5,)),
         ("styles", (0.0, 4.0)),
         ("size", (-1.0,)),

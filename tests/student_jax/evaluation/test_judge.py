@@ -128,3 +128,13 @@ def test_sameness_is_over_the_styles_of_a_content():
     alone = judge.of_methods({"own": own}, examples[1:], only=("sameness",))
     assert "sameness" not in alone.measures["own"]
     assert alone.missing["sameness"] == "no content has two styles"
+
+
+def test_the_low_band_is_that_of_squares_of_eight_pixels():
+    teacher = np.zeros((64, 64, 3), np.float32)
+    result = teacher.copy()
+    result[:8, :8] = 0.5  # one square of 64
+    result[8:16:2, 8:16] = 0.5  # every second line of another: half as much, on average
+    example = Example(teacher, teacher, teacher)
+    low_band = Judge(structure=False).of_pair(result, example, ["low_band_mse"])
+    assert low_band == pytest.approx({"low_band_mse": (0.5**2 + 0.25**2) / 64})

@@ -13,7 +13,7 @@ from jax.sharding import AbstractMesh, PartitionSpec
 
 from losses import L1, L2, PERCEPTUAL, DistillationWeights
 from student_jax.nets.vgg_weights import bundled_vgg16
-from student_jax.training.objective import make_objective
+from student_jax.training.objective import make_objective, terms, weights_of
 from student_jax.training.sharding import MIN_SHARDED_SIZE, placed
 from student_jax.training.train_state import (
     create_train_state,
@@ -22,6 +22,7 @@ from student_jax.training.train_state import (
     trained,
 )
 from student_jax.training.train_step import train_step
+from triplets import InputError
 
 
 class Blend(nnx.Module):
@@ -152,3 +153,12 @@ def test_objectives_compare_features(weights, name):
     cropped = part(parameters, *images, key)[1]
     assert cropped["pixel"] == terms["pixel"] and cropped[name] != terms[name]
     assert part(parameters, *images, jax.random.key(2))[1][name] != cropped[name]
+
+
+def test_terms_of_a_loss_can_be_left_out():
+    assert terms("L2") == ["pixel", "gram"]
+    assert weights_of("L2") == L2
+    assert weights_of("L2", ["gram"]) == DistillationWeights(pixel=0.5, gram=0.0)
+    for without in (["gram", "pixel"], ["texture"]):
+        with pytest.raises(InputError, match="L2 consists of pixel, gram; expected some of them"):
+            weights_of("L2", without)
