@@ -139,7 +139,11 @@ def _is_offline(client: ModuleType) -> bool:
 
 
 def _no_download(repository: Repository, error: Exception) -> InputError:
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    local = isinstance(error, LocalEntryNotFoundError)
+    reason = "the Hub cannot be reached, and it is not in the cache" if local else one_line(error)
     return InputError(
-        f"cannot download {PREFIX}{repository}: {one_line(error)}; without a network, fetch "
+        f"cannot download {PREFIX}{repository}: {reason}; without a network, fetch "
         f"{repository.weights_address} elsewhere and give its path instead."
     )
