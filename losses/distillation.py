@@ -63,8 +63,8 @@ foretold of the one is, on average, between content and style."""
 PAINT = DistillationWeights(
     pixel=0.0,
     gram=0.0,
-    low_band=10.0,
-    structure=0.2,
+    low_band=30.0,
+    structure=0.3,
     style_gram=0.5,
     style_moments=1.5,
     style_spectrum=0.2,

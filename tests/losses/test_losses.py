@@ -252,8 +252,8 @@ def test_paint_objective_weighs_its_terms():
     )
     deepest = [{"b": x["b"], "c": x["c"]} for x in features]
     expected = (
-        10 * low_band_loss(prediction, target)
-        + 0.2 * perceptual_loss(*deepest[:2])
+        30 * low_band_loss(prediction, target)
+        + 0.3 * perceptual_loss(*deepest[:2])
         + 0.5 * relative_gram_loss(of_prediction, of_style)
         + 1.5 * moments_loss(of_prediction, of_style)
         + 0.2 * spectrum_loss(prediction, style)
