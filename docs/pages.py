@@ -15,17 +15,13 @@ BESIDE = {".csv", ".jpg", ".png", ".sh", ".txt", ".yaml"}
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Every document, under its path in the repository, so that links lead where they do there."""
-    documents = [*ROOT.glob("*.md"), ROOT / "LICENSE"]
-    for folder in FOLDERS:
-        documents += (ROOT / folder).rglob("*.md")
-    pages = {path.parent for path in documents} | {
-        ROOT / "docs" / "scale",
-        ROOT / "docs" / "teacher",
-    }
-    for folder in pages - {ROOT}:
-        documents += (path for path in folder.iterdir() if path.suffix in BESIDE)
-    site = Files([f for f in files if f.abs_src_path is None])
-    for path in sorted(set(documents)):
+    documents = {path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md")}
+    beside = {path for page in documents for path in page.parent.iterdir()}
+    beside |= set((ROOT / "docs").rglob("*"))
+    documents |= {path for path in beside if path.suffix in BESIDE}
+    documents |= {*ROOT.glob("*.md"), ROOT / "LICENSE"}
+    site = Files([file for file in files if file.src_dir != config.docs_dir])  # the theme's
+    for path in sorted(documents):
         name = path.relative_to(ROOT).as_posix()
         site.append(File.generated(config, name, abs_src_path=str(path)))
     for path in sorted((ROOT / "docs").glob("*.ipynb")):

@@ -40,6 +40,15 @@ def test_every_document_is_a_page(site):
     assert 'id="triplets-from-anywhere"' in (site / "index.html").read_text()
 
 
+def test_what_pages_load_is_there(site):
+    for page in ("index.html", "docs/gallery/index.html", "docs/api/losses/index.html"):
+        text = (site / page).read_text()
+        loaded = re.findall(r"""<(?:img|script|link)\b[^>]*?\b(?:src|href)="([^":]+)\"""", text)
+        assert {Path(name).suffix for name in loaded} >= {".css", ".js", ".png"}
+        for name in loaded:
+            assert (site / page).parent.joinpath(name).exists(), (page, name)
+
+
 def test_nothing_is_loaded_from_elsewhere(site):
     """Links may lead anywhere; pictures, scripts, styles and fonts come with the site."""
     loaded = re.compile(
