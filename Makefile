@@ -2,15 +2,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help quickstart test lint page lock release clean
+.PHONY: help quickstart test lint page site lock release clean
 
 help:
 	@echo "make quickstart   dump triplets with the mini teacher, train the bundled student on them, stylise: outputs/quickstart/"
 	@echo "make test         lint and tests"
 	@echo "make page         bring ONNX Runtime for browsers to the demo page; needs Node.js"
+	@echo "make site         build the documentation site: site/"
 	@echo "make lock         write requirements.lock, the tested versions with their hashes"
 	@echo "make release      build and check a release in dist/"
-	@echo "make clean        remove the environment and the quickstart's output"
+	@echo "make clean        remove the environment, the quickstart's output and the site"
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -47,6 +48,10 @@ page:
 	npm ci --ignore-scripts --prefix web
 	npm run build --prefix web
 
+# Material's notice says that it ends in May 2027 (CONTRIBUTING).
+site: $(VENV)/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 # With PyTorch's own index of CPU builds among the package indices.
 lock: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet uv
@@ -58,4 +63,4 @@ release: $(VENV)/installed
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python scripts/release.py
 
 clean:
-	rm -rf $(VENV) outputs/quickstart
+	rm -rf $(VENV) outputs/quickstart site

@@ -6,7 +6,7 @@ Every student stylises the same pairs of central squares of `--size` pixels, as 
 results, contents and styles are then reduced to `--measured` pixels, at which the small features of
 VGG16 see strokes. The first `--contents` photos meet all paintings. Figures are means; "of the
 content" divides a distance by that of the unchanged content. Writes table.md and a sheet for each
-student.
+student; with several `--stroke-sizes` also strokes.jpg, two contents in two styles by each.
 """
 
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from student_jax.evaluation.showcase import Showcase
 from student_jax.inference.stylist import Stylist
 from student_jax.weights.folder import open_student
 from triplets import (
+    contact_sheet,
     float_from_uint8,
     load_images,
     open_source,
@@ -63,8 +64,8 @@ class Config:
     """Side of the squares that are stylised, in pixels."""
     measured: int = 256
     """Side to which they are reduced before anything is measured."""
-    stroke_size: float = 1.0
-    """Of all students."""
+    stroke_sizes: tuple[float, ...] = (1.0,)
+    """Each student is measured with each of them."""
 
 
 def main(config: Config) -> None:
@@ -91,8 +92,11 @@ def main(config: Config) -> None:
         return lambda example: reduced(function(*whole[example.ids]))
 
     stylists = {
-        name: Stylist(open_student(name), stroke_size=config.stroke_size)
+        name if size == 1 else f"{name}, strokes x {size:g}": Stylist(
+            open_student(name), stroke_size=size
+        )
         for name in config.checkpoints
+        for size in config.stroke_sizes
     }
     methods = {name: method(function) for name, function in (stylists | BASELINES).items()}
     examples = (Example(*map(reduced, pictures), None, ids) for ids, pictures in whole.items())
@@ -117,6 +121,17 @@ def main(config: Config) -> None:
             showcase.see(Example(*pictures, None, ids))
         if (sheet := showcase.sheet(stylist)) is not None:
             write_image(config.out / f"{Path(name).name}.png", sheet)
+    if len(config.stroke_sizes) > 1:
+        shown = [whole[a, b] for a, b in zip(contents.ids[:2], styles.ids[:2], strict=False)]
+        rows = [
+            [
+                uint8_from_float(reduced(x))
+                for x in (*pictures, *(stylist(*pictures) for stylist in stylists.values()))
+            ]
+            for pictures in shown
+        ]
+        sheet = contact_sheet(rows, ("content", "style", *stylists))
+        write_image(config.out / "strokes.jpg", sheet)
 
 
 if __name__ == "__main__":

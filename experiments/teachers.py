@@ -28,6 +28,7 @@ from student_jax.inference.stylist import Stylist
 from student_jax.weights.folder import open_student
 from triplets import (
     InputError,
+    NativeCrops,
     TripletDataset,
     float_from_uint8,
     load_images,
@@ -103,6 +104,9 @@ class TeachersConfig:
     """Weights of all teachers that name no others."""
     size: int | None = None
     """Side of the square pictures in pixels; by default the models' native size."""
+    style_crop: int | None = None
+    """Show all teachers a square of each style, of this side at the picture's own resolution; by
+    default the whole style."""
     flags: str = ""
     """Further flags of "style-distil dump" for all teachers: --flags="--device cuda"."""
     distil_steps: int = 0
@@ -192,9 +196,13 @@ def choose_pictures(config: TeachersConfig) -> list[str]:
     Raises:
         InputError: a source that cannot be used.
     """
+    crops = None if config.style_crop is None else NativeCrops(config.style_crop)
     chosen, digest = [], hashlib.sha256()
-    for spec, count in ((config.content, config.contents), (config.style, config.styles)):
-        images, _ = load_images(open_source(spec), SMALL)
+    for spec, count, of in (
+        (config.content, config.contents, None),
+        (config.style, config.styles, crops),
+    ):
+        images, _ = load_images(open_source(spec), SMALL, crops=of)
         rows = np.arange(len(images))
         rows = spread(rows, len(rows) if count is None else count)
         digest.update(images.images[rows].tobytes())
@@ -208,7 +216,8 @@ def choose_pictures(config: TeachersConfig) -> list[str]:
     config.out.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
         file.write(text.getvalue().encode())
-    return ["--content", config.content, "--style", config.style, "--pairs", str(path)]
+    cut = [] if crops is None else ["--style-crop", str(config.style_crop)]
+    return ["--content", config.content, "--style", config.style, "--pairs", str(path), *cut]
 
 
 def dump_flags(config: TeachersConfig, entry: Entry, common: Sequence[str]) -> list[str]:

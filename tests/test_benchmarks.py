@@ -52,7 +52,7 @@ RUNS = {
     "padding": ("--height 80 --width 80", r"\| coffee(?: \| \d+\.\d\d){5} \|"),
     "painting": (
         f"--content {SAMPLES}/content --style {SAMPLES}/style --checkpoints mini --out OUT "
-        "--contents 1 --styles 2 --size 64 --measured 64",
+        "--contents 1 --styles 2 --size 64 --measured 64 --stroke-sizes 1 2",
         r"(?m)^\| mini \|(?: \d\.\d{3} \|){7}(?: \d\.\d\d \|){3}",
     ),
     "preemption": (
@@ -96,7 +96,7 @@ RUNS = {
     ),
 }
 WRITTEN = {
-    "painting": ["mini.png", "table.md"],
+    "painting": ["mini, strokes x 2.png", "mini.png", "strokes.jpg", "table.md"],
     "contact_sheets": ["comparison.jpg", "mini_student.jpg", "mini_teacher.jpg"],
     "teacher_parameters": ["gamma_temperature_coffee_van_gogh_harvest.jpg", "parameters.jpg"],
 }

@@ -151,9 +151,10 @@ def check(names: dict, dump: Path | None) -> None:
 
 
 def test_python_code_is_found_and_most_of_it_runs():
-    assert {"README.md", "docs/using.md"} <= {block.document for block in BLOCKS}
+    documents = {"README.md", "docs/triplets.md", "docs/using.md"}
+    assert documents <= {block.document for block in BLOCKS}
     text = (ROOT / "README.md").read_text()
-    assert len(blocks("README.md")) == text.count("```python") >= 3
+    assert len(blocks("README.md")) == text.count("```python") >= 2
     assert sum(block.needs is None for block in BLOCKS) > len(BLOCKS) / 2
 
 

@@ -188,7 +188,7 @@ class Stylist:
                 Artistic Style Transfer", 2016, section 3.1).
             mask: share of the effect that each pixel gets; see `pictures.mask_pixels`.
             plan: what `plan` returned for contents of this size, if the caller asked already.
-            returns: "numpy" ([*b h w 3]), "jax" (likewise), "pil", or "torch" ([*b 3 h w]).
+            returns: "numpy" (`[*b h w 3]`), "jax" (likewise), "pil", or "torch" (`[*b 3 h w]`).
 
         Raises:
             InputError: unreadable pictures, pixels or a strength outside [0, 1], batches that do

@@ -1,3 +1,4 @@
+import csv
 import itertools
 import json
 from dataclasses import replace
@@ -28,9 +29,12 @@ from student_jax.evaluation.judge import Example
 from triplets import (
     ImageSet,
     InputError,
+    NativeCrops,
     TripletDataset,
     TripletWriter,
     float_from_uint8,
+    load_images,
+    open_source,
     read_image,
     write_image,
 )
@@ -115,6 +119,13 @@ def test_all_pairs_of_pictures_that_are_evenly_spread(tmp_path):
     assert header == "content,style"
     assert lines == [f'"{content}.png","{style}.png"' for content, style in pairs]
     assert choose_pictures(config) == flags
+    # The ids of crops are those that a dump gives them.
+    crops = NativeCrops(20)
+    squares, _ = load_images(open_source(folders["style"]), 16, crops=crops)
+    *cut, flag, side = choose_pictures(replace(config, style_crop=20))
+    assert (flag, side) == ("--style-crop", "20")
+    _, *lines = csv.reader(Path(cut[-1]).read_text().splitlines())
+    assert {style for _, style in lines} == {squares.ids[i] for i in (0, 2, 4)}
     # Another picture under the same name is another study.
     write_image(tmp_path / "style" / "4, style.png", rng.integers(0, 256, (32, 32, 3), "u1"))
     assert choose_pictures(config)[-1] != flags[-1]

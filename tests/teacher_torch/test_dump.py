@@ -76,6 +76,7 @@ def test_triplets_are_what_the_teacher_makes(config, components):
     assert dataset.manifest["provenance"]["model"] == config.model
 
 
+@pytest.mark.slow  # test_new_teacher.py interrupts dumps of faster teachers in the same ways
 def test_interrupted_dumps_end_in_the_same_bytes(model_folder, pictures, tmp_path):
     command = [sys.executable, interrupted_dumps.__file__, tmp_path, model_folder, pictures]
     program = subprocess.run(command, capture_output=True, text=True, env=ONE_THREAD)
