@@ -15,6 +15,7 @@ import pytest
 from attacks import COLUMNS, Attack
 
 # Read when JAX starts: these programs take far longer to compile than to run.
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 
 ATTACKS: list[Attack] = []

@@ -1,6 +1,7 @@
 """The command in processes of its own, which may be killed."""
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -9,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from attacks import Attack, Refused
+from attacks import Attack
 
 
 class Process:
@@ -22,7 +23,7 @@ class Process:
     """
 
     def __init__(self, attack: Attack, words: list[str], log: Path, before: str = "", **options):
-        self._attack, self._log, self.words = attack, log, words
+        self._attack, self._log = attack, log
         program = f"{before}\nfrom style_distil.command import main\nmain()"
         with log.open("wb") as file:
             self._process = subprocess.Popen(
@@ -53,20 +54,6 @@ class Process:
             time.sleep(0.02)
         return status
 
-    def finish(self) -> None:
-        """Wait for its end.
-
-        Raises:
-            Refused: it refused in a sentence.
-            AssertionError: it ended in another way.
-        """
-        status, said = self.wait(), self.said()
-        assert "Traceback" not in said, f"{self.words}: {said[-2000:]}"
-        # The parser and settings that make no sense end with 2, and what cannot be used with 1.
-        if status == 2 or (status == 1 and "error: " in said):
-            raise Refused
-        assert status == 0, f"{self.words}: exit status {status}, {said[-2000:]}"
-
     def _note_peak(self) -> None:
         with contextlib.suppress(OSError):  # it has just ended
             found = re.search(
@@ -74,3 +61,59 @@ class Process:
             )
             if found:
                 self._attack.note_peak(int(found[1]) >> 10)
+
+
+FORKS = """
+import importlib, json, os, sys
+importlib.import_module(sys.argv[1])
+from style_distil.command import main
+for line in sys.stdin:
+    words, log = json.loads(line)
+    process = os.fork()
+    if process == 0:
+        with open(os.devnull) as nothing, open(log, "w") as file:
+            for number, stream in enumerate((nothing, file, file)):
+                os.dup2(stream.fileno(), number)
+        sys.exit(main(words))
+    print(process, flush=True)
+    _, status, usage = os.wait4(process, 0)
+    print(os.waitstatus_to_exitcode(status), usage.ru_maxrss, flush=True)
+"""
+
+
+class Forks:
+    """`style-distil WORDS` again and again, each in a fork of a process that has the imports.
+
+    Args:
+        module: what is imported.
+    """
+
+    def __init__(self, attack: Attack, module: str, log: Path, **options):
+        self._attack, self._log = attack, log
+        self._parent = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", FORKS, module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+            **options,
+        )
+
+    def __enter__(self) -> "Forks":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._parent.communicate()  # ends where its input does
+
+    def run(self, words: list[str]) -> tuple[int, str]:
+        """Exit status, and all that it said; it is killed if this is left before it ends."""
+        print(json.dumps([words, str(self._log)]), file=self._parent.stdin)
+        process, status = int(self._parent.stdout.readline()), None
+        try:
+            status, peak_kib = map(int, self._parent.stdout.readline().split())
+        finally:
+            if status is None:
+                os.kill(process, signal.SIGKILL)
+                self._parent.stdout.readline()
+        self._attack.note_peak(peak_kib >> 10)
+        return status, self._log.read_text(errors="replace")
