@@ -23,7 +23,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -271,7 +271,7 @@ async def _body(request: Request) -> bytes:
     """The bytes of a request.
 
     Raises:
-        HTTPException: too many, or they do not come.
+        HTTPException: too many, or they do not come, or the client leaves.
     """
     too_large = HTTPException(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -290,7 +290,7 @@ async def _body(request: Request) -> bytes:
                 raise too_large
     except StopAsyncIteration:
         return bytes(body)
-    except TimeoutError as error:
+    except (TimeoutError, ClientDisconnect) as error:
         raise HTTPException(
             HTTPStatus.REQUEST_TIMEOUT, "the request did not come to its end."
         ) from error

@@ -1,8 +1,7 @@
-"""What becomes of attempts with damaged files."""
+"""What becomes of attempts with damaged files, broken requests and killed processes."""
 
 import os
 import random
-import resource
 import signal
 import time
 import traceback
@@ -13,6 +12,7 @@ from collections.abc import Callable
 from jaxtyping import TypeCheckError
 
 from triplets import InputError
+from triplets.memory import PeakGrowth, peak_bytes
 
 SCALE = float(os.environ.get("HOSTILE_SCALE", "1"))
 SEED = int(os.environ.get("HOSTILE_SEED", "0"))
@@ -21,6 +21,10 @@ LIMIT_S = 30
 """Seconds after which an attempt counts as a hang."""
 
 COLUMNS = ("cases", "done", "refused", "silent", "tracebacks", "hangs")
+
+
+class Refused(Exception):
+    """Another process said in one sentence why it does not do this."""
 
 
 class Silent(Exception):
@@ -37,30 +41,42 @@ class Attack:
     def __init__(self, name: str):
         self.name, self.counts = name, Counter()
         self.failures: list[str] = []
-        self.seconds, self.peak_mib = 0.0, 0
+        self.seconds, self.bytes_lost = 0.0, 0
+        self.peak_mib = 0
+        """Of this process, or of the largest of the processes that `note_peak` was told of."""
 
-    def __call__(self, cases: int, attempt: Callable[[random.Random], None]) -> None:
+    def note_peak(self, mib: int) -> None:
+        """Tell what another process took."""
+        self.peak_mib = max(self.peak_mib, mib)
+
+    def __call__(
+        self, cases: int, attempt: Callable[[random.Random], None], limit_s: int = LIMIT_S
+    ) -> None:
         """Make attempts, each with random numbers of its own; fails if one was not refused well."""
         start = time.monotonic()
-        for case in range(max(1, round(cases * SCALE))):
-            outcome = self._outcome(attempt, random.Random(f"{SEED} {self.name} {case}"))
-            self.counts.update(["cases", outcome.partition(":")[0]])
-            if outcome not in ("done", "refused"):
-                self.failures.append(f"{self.name}, case {case}: {outcome}")
+        with PeakGrowth():  # the peak starts anew
+            for case in range(max(1, round(cases * SCALE))):
+                rng = random.Random(f"{SEED} {self.name} {case}")
+                outcome = self._outcome(attempt, rng, limit_s)
+                self.counts.update(["cases", outcome.partition(":")[0]])
+                if outcome not in ("done", "refused"):
+                    self.failures.append(f"{self.name}, case {case}: {outcome}")
+            self.peak_mib = self.peak_mib or (peak_bytes() or 0) >> 20
         self.seconds = time.monotonic() - start
-        self.peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         assert not self.failures, "\n".join(self.failures)
 
-    def _outcome(self, attempt: Callable[[random.Random], None], rng: random.Random) -> str:
+    def _outcome(
+        self, attempt: Callable[[random.Random], None], rng: random.Random, limit_s: int
+    ) -> str:
         def stop(*_):
             raise Hang
 
         previous = signal.signal(signal.SIGALRM, stop)
-        signal.alarm(LIMIT_S)
+        signal.alarm(limit_s)
         try:
             with warnings.catch_warnings(action="ignore"):
                 attempt(rng)
-        except (InputError, OSError):
+        except (InputError, OSError, Refused):
             return "refused"  # a command prints these without a traceback
         except TypeCheckError as error:
             # Only tests check types, and ask an object for all that its protocol has.

@@ -1,4 +1,6 @@
-"""The hostile day: attempts with damaged files, and the table of what became of them.
+"""The hostile day: damaged files, broken requests, senseless command lines, killed processes.
+
+A table shows what became of them.
 
     HOSTILE_SCALE=1 python -m pytest -m slow tests/hostile
 
@@ -13,6 +15,7 @@ import pytest
 from attacks import COLUMNS, Attack
 
 # Read when JAX starts: these programs take far longer to compile than to run.
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 
 ATTACKS: list[Attack] = []
@@ -34,8 +37,9 @@ def pytest_terminal_summary(terminalreporter) -> None:
 
 
 def _table() -> Iterator[str]:
-    yield f"| attack | {' | '.join(COLUMNS)} | s | peak MiB |"
-    yield f"| --- |{' ---: |' * (len(COLUMNS) + 2)}"
+    yield f"| attack | {' | '.join(COLUMNS)} | bytes lost | peak MiB | s |"
+    yield f"| --- |{' ---: |' * (len(COLUMNS) + 3)}"
     for attack in ATTACKS:
         counts = " | ".join(str(attack.counts[column]) for column in COLUMNS)
-        yield f"| {attack.name} | {counts} | {attack.seconds:.0f} | {attack.peak_mib} |"
+        costs = f"{attack.bytes_lost} | {attack.peak_mib} | {attack.seconds:.0f}"
+        yield f"| {attack.name} | {counts} | {costs} |"

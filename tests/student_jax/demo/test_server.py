@@ -3,6 +3,7 @@ import contextlib
 import http.client
 import io
 import json
+import logging
 import socket
 import struct
 import subprocess
@@ -250,18 +251,22 @@ def test_what_fails_within_gets_an_answer(server, monkeypatch):
     assert stylise(server) == (500, "this failed; see the terminal.")
 
 
-def test_a_client_that_leaves_is_no_defect(server, capfd):
+def test_a_client_that_leaves_is_no_defect(server, caplog):
+    logging.getLogger("uvicorn").addHandler(caplog.handler)  # which keeps from the root's handlers
     for sent in (
         b"",
         b"GET / HTTP/1.1\r\n",
         b"GET /samples/style/x HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"POST /stylise HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Content-Length: 9\r\n\r\n{",
     ):
         with socket.create_connection(("127.0.0.1", server.port)) as connection:
             connection.sendall(sent)
             # The connection is reset instead of closed.
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     assert ask(server, "GET", "/")[0] == 200
-    assert capfd.readouterr().err == ""
+    logging.getLogger("uvicorn").removeHandler(caplog.handler)
+    assert caplog.text == ""
 
 
 def test_places_where_it_cannot_listen(server, stylist):
