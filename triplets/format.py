@@ -198,7 +198,10 @@ def check_manifest(manifest: dict, path: str | Path) -> None:
             raise DatasetError(f"{path}: {key} must be a positive whole number.")
     if not isinstance(manifest.get("arrays", {}), dict):
         raise DatasetError(f"{path}: arrays must be an object of names and sha256.")
-    check_array_names(manifest.get("arrays", {}))
+    try:
+        check_array_names(manifest.get("arrays", {}))
+    except DatasetError as error:
+        raise DatasetError(f"{path}: {one_line(error)}") from error
     if "shard_size" in manifest and not _is_count(manifest["shard_size"]):
         raise DatasetError(f"{path}: shard_size must be a positive whole number.")
 
