@@ -148,10 +148,11 @@ def measure_run(
             taken |= {m: [value] for m, value in whole.measures["student"].items()}
         return taken
 
-    return kept(run.workdir / f"measures-{_key(examples, measured)}.json", take)
+    return kept(run.workdir / f"measures-{measures_key(examples, measured)}.json", take)
 
 
-def _key(examples: ExampleSet, measured: Sequence[str]) -> str:
+def measures_key(examples: ExampleSet, measured: Sequence[str]) -> str:
+    """Differs for other measures too, and names the file that keeps them."""
     return hashlib.sha256(json.dumps([examples.key, measured]).encode()).hexdigest()[:12]
 
 
@@ -185,7 +186,7 @@ def measure_baselines(
         methods = {name: on_pictures(function) for name, function in baselines.BASELINES.items()}
         return judge.of_methods(methods, examples.examples(), only=measured).measures
 
-    return kept(folder / f"baselines-{_key(examples, measured)}.json", take)
+    return kept(folder / f"baselines-{measures_key(examples, measured)}.json", take)
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:

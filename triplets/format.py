@@ -201,7 +201,7 @@ def check_manifest(manifest: dict, path: str | Path) -> None:
     try:
         check_array_names(manifest.get("arrays", {}))
     except DatasetError as error:
-        raise DatasetError(f"{path}: {one_line(error)}") from error
+        raise DatasetError(f"{path}: {one_line(error)}.") from error
     if "shard_size" in manifest and not _is_count(manifest["shard_size"]):
         raise DatasetError(f"{path}: shard_size must be a positive whole number.")
 
