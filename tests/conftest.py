@@ -1,12 +1,11 @@
 import os
 import tempfile
 
-# One compilation cache for this test run and all its workers: many tests, some in processes of their
-# own, compile the same program. It starts empty, so that no result depends on earlier runs. JAX
-# reads the variable when it is imported, which checked annotations do early.
-if "PYTEST_XDIST_WORKER" not in os.environ:
-    _cache = tempfile.TemporaryDirectory(prefix="jax-cache-")
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
+# One compilation cache for this test run: many tests, some in processes of their own, compile the
+# same program. It starts empty, so that no result depends on earlier runs. JAX reads the variable
+# when it is imported, which checked annotations do early.
+_cache = tempfile.TemporaryDirectory(prefix="jax-cache-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
 
 # What runs on one device runs on two.
 os.environ["JAX_NUM_CPU_DEVICES"] = "2"
