@@ -98,9 +98,13 @@ def settings_table(record: Mapping[str, object]) -> str:
 def studies() -> dict[str, Tables]:
     """The tables of every page in docs/experiments, by its name."""
     # Imported here: the studies import this module.
-    from experiments import ablations, compare_losses, cost
+    from experiments import ablations, compare_losses, cost, teachers
 
-    pages = {"losses": compare_losses.tables, "cost": cost.tables}
+    pages = {
+        "losses": compare_losses.tables,
+        "cost": cost.tables,
+        "teachers": teachers.tables,
+    }
     return pages | dict.fromkeys(ablations.ABLATIONS, ablations.tables)
 
 

