@@ -615,6 +615,12 @@ def _measures_table(record: dict) -> str:
     )
 
 
+def _cost_cells(cost: dict) -> list[str]:
+    peak = cost["peak_bytes"]  # None where the system does not tell
+    memory = "–" if peak is None else f"{peak / 1e9:.2f}"
+    return [f"{cost['flops'] / 1e9:.0f}", f"{cost['seconds']:.2f}", memory]
+
+
 def _costs_table(costs: dict) -> str:
     """Students down, arithmetic, time and memory of a picture across."""
     sizes = list(next(iter(costs.values())))
@@ -622,15 +628,7 @@ def _costs_table(costs: dict) -> str:
     rows = [
         [
             label,
-            *(
-                f"{value:.{digits}f}"
-                for size in sizes
-                for value, digits in (
-                    (of[size]["flops"] / 1e9, 0),
-                    (of[size]["seconds"], 2),
-                    (of[size]["peak_bytes"] / 1e9, 2),
-                )
-            ),
+            *(text for size in sizes for text in _cost_cells(of[size])),
         ]
         for label, of in costs.items()
     ]

@@ -210,7 +210,9 @@ def test_a_bucket_that_cannot_be_used(dumps, out, changes, message):
 
 
 def test_a_ray_cluster_of_three_workers(dumps, unbroken):
-    pytest.importorskip("ray", reason="Ray is the extra [ray], too large for the tests' set-up")
+    pytest.importorskip(
+        "ray", reason='Ray takes 200 MB, too much for the set-up: pip install -e ".[ray]"'
+    )
     out = f"s3://{BUCKET}/ray"
     flags = ["--executor", "ray", "--tasks", "6", "--workers", "3", "--cpus-per-task", "1"]
     flags += ["--memory-per-cpu", "1"]

@@ -25,7 +25,7 @@ def test_nothing_is_known_where_the_system_does_not_tell(tmp_path, monkeypatch):
     assert peak_bytes() is None
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports it")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process's peak")
 def test_the_peak_stays_when_its_memory_is_freed():
     with PeakGrowth():  # the peak is now the memory of this moment
         before = peak_bytes()
