@@ -604,7 +604,7 @@ def _measures_table(record: dict) -> str:
     judged = last in record["variants"][0]
     rows = []
     for variant in record["variants"]:
-        cells = [spread_cell(m, [seed[m] for seed in variant["seeds"]]) for m in shown]
+        cells = [spread_cell(m, [seed.get(m) for seed in variant["seeds"]]) for m in shown]
         verdict = ["yes" if variant[last] else "no"] if judged else []
         rows.append([variant["title"], *cells, *verdict])
     rows.append(["teacher", *(cell(m, record["teacher"].get(m)) for m in shown)])

@@ -21,6 +21,7 @@ from student_jax.evaluation.examples import spread, triplet_examples, triplet_id
 from student_jax.evaluation.judge import Example, Judge, on_pictures
 from student_jax.evaluation.measures import networks, pixels, texture
 from student_jax.evaluation.measures.intervals import interval
+from student_jax.evaluation.measures.pixels import Picture
 from student_jax.evaluation.overlap import seen_in_training
 from student_jax.evaluation.report import cell, write_text
 from student_jax.inference.stylist import Stylist
@@ -137,16 +138,15 @@ def measure_run(
         # The last checkpoint, not the best: choosing by the error favours losses that are errors.
         stylist = Stylist(open_student(str(run.workdir), "latest"))
         print(f"measuring {run.workdir} on {len(examples)} pictures", flush=True)
-        values = [
-            judge.of_pair(stylist(example.content, example.style), example, measured)
-            for example in examples.examples()
-        ]
-        taken = {m: [of[m] for of in values] for m in values[0]}
-        if of_set:
-            methods = {"student": on_pictures(stylist)}
-            whole = judge.of_methods(methods, examples.examples(), only=of_set)
-            taken |= {m: [value] for m, value in whole.measures["student"].items()}
-        return taken
+        values = []
+
+        def seen(example: Example, results: dict[str, Picture]) -> None:
+            values.append(judge.of_pair(results["student"], example, measured))
+
+        methods = {"student": on_pictures(stylist)}
+        whole = judge.of_methods(methods, examples.examples(), only=of_set, seen=seen)
+        of_pictures = {m: [of[m] for of in values] for m in values[0]}
+        return of_pictures | {m: [value] for m, value in whole.measures["student"].items()}
 
     return kept(run.workdir / f"measures-{measures_key(examples, measured)}.json", take)
 

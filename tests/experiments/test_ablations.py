@@ -207,6 +207,11 @@ def test_a_study_of_painting_shows_pictures_and_costs(dump):
     assert "| modulated | 0.50000 | 0.500 |" in written["measures"]
     assert "| 0.75 |" in written["measures"]
     assert "| modulated | 24 | 0.12 | 0.50 | 24 | 2.00 | 0.50 |" in written["costs"]
+    # Where no content has several styles, nothing is the same.
+    del record["variants"][0]["seeds"][0]["sameness"]
+    assert (
+        "| modulated | 0.50000 | 0.500 | 0.500 | 0.500 | 0.500 | – |" in tables(record)["measures"]
+    )
     unknown = record | {"costs": {"mini": {"512": cost | {"peak_bytes": None}}}}
     assert "| mini | 24 | 0.12 | – |" in tables(unknown)["costs"]
 
