@@ -16,6 +16,7 @@ from losses.gram import gram_matrix
 from losses.moments import moments_loss
 from losses.perceptual import perceptual_loss
 from losses.pixel import low_band_loss, pixel_loss
+from losses.sameness import sameness_loss
 from losses.spectrum import spectrum_loss
 from losses.texture import texture_loss
 
@@ -35,6 +36,7 @@ __all__ = [
     "perceptual_loss",
     "pixel_loss",
     "relative_gram_loss",
+    "sameness_loss",
     "spectrum_loss",
     "texture_loss",
 ]

@@ -12,10 +12,11 @@ from losses.gram import gram_matrix
 from losses.moments import moments_loss
 from losses.perceptual import perceptual_loss
 from losses.pixel import low_band_loss, pixel_loss
+from losses.sameness import sameness_loss
 from losses.spectrum import spectrum_loss
 from losses.texture import texture_loss
 
-_OF_PIXELS = ("pixel", "low_band", "style_spectrum")
+_OF_PIXELS = ("pixel", "low_band", "style_spectrum", "sameness")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,7 @@ class DistillationWeights:
     structure: float = 0.0
     style_moments: float = 0.0
     style_spectrum: float = 0.0
+    sameness: float = 0.0
 
     def __post_init__(self):
         weights = dataclasses.astuple(self)
@@ -68,6 +70,7 @@ PAINT = DistillationWeights(
     style_gram=0.5,
     style_moments=1.5,
     style_spectrum=0.2,
+    sameness=1.0,
 )
 """Pixels are compared only where they can be foretold, in the low band, and the deepest features
 keep the shapes. Everything finer is a matter of distributions, and those of the style hold strokes
@@ -130,6 +133,8 @@ def distillation_loss(
     gram_reduction: Literal["sum", "mean"] = "sum",
     style_features: Features | None = None,
     style: Float[ArrayLike, "b h2 w2 c"] | None = None,
+    content: Float[ArrayLike, "b h w c"] | None = None,
+    other: Float[ArrayLike, "b h w c"] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """How far a student's prediction is from its teacher's picture.
 
@@ -144,6 +149,7 @@ def distillation_loss(
     | structure | `perceptual_loss` to the target of the two deepest layers of features |
     | relative_gram, style_gram | `relative_gram_loss` to the target, to the style |
     | style_moments, style_spectrum | `moments_loss`, `spectrum_loss` to the style |
+    | sameness | `sameness_loss` of the prediction and the same content in another style |
 
     Args:
         prediction, target: pictures in [0, 1] (a prediction may leave that range).
@@ -153,6 +159,8 @@ def distillation_loss(
         gram_reduction: as in `gram_loss`.
         style_features: those of the style pictures; not read unless weights.need_style_features.
         style: the style pictures, in [0, 1]; not read unless weights.style_spectrum.
+        content, other: the content pictures, and predictions of them in other styles; not read
+            unless weights.sameness.
 
     Returns:
         The loss, and the unweighted terms by the names in `DistillationWeights`; but for "pixel",
@@ -183,6 +191,10 @@ def distillation_loss(
         if style is None:
             raise ValueError("weights.style_spectrum needs the style pictures.")
         terms["style_spectrum"] = spectrum_loss(prediction, style)
+    if weights.sameness:
+        if content is None or other is None:
+            raise ValueError("weights.sameness needs the contents, and them in other styles.")
+        terms["sameness"] = sameness_loss(prediction, other, content)
     return sum(getattr(weights, name) * term for name, term in terms.items()), terms
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -46,8 +46,21 @@ def weights_of(loss: str, without: Sequence[str] = ()) -> DistillationWeights:
 
 
 FeatureNetwork = VGG16 | VGG19
+
+
+class Pictures(NamedTuple):
+    """What a loss looks at, all in [0, 1]."""
+
+    prediction: Float[Array, "b h w 3"]
+    target: Float[Array, "b h w 3"]
+    content: Float[Array, "b h w 3"]
+    style: Float[Array, "b h w 3"]
+    other: Float[Array, "b h w 3"] | None = None
+    """Predictions of the contents in other styles, where a term compares styles."""
+
+
 LossFunction = Callable[
-    [nnx.State, *[Float[Array, "b h w 3"]] * 3, Key[Array, ""]],
+    [nnx.State, Pictures, Key[Array, ""]],
     tuple[Float[Array, ""], dict[str, Float[Array, ""]]],
 ]
 
@@ -76,7 +89,7 @@ def make_objective(
     gram_reduction: Literal["sum", "mean"],
     features_crop: int | None = None,
 ) -> tuple[LossFunction, nnx.State]:
-    """The loss as a pure function of (feature parameters, prediction, target, style, key).
+    """The loss as a pure function of (feature parameters, pictures, key).
 
     Returns:
         The function and the feature parameters. They travel as an argument because arrays that a
@@ -89,13 +102,24 @@ def make_objective(
     """
     if not weights.need_features:
 
-        def pixel_objective(_, prediction, target, style, key):
-            return distillation_loss(prediction, target, None, None, weights, style=style)
+        def pixel_objective(_, pictures, key):
+            prediction, target, content, style, other = pictures
+            return distillation_loss(
+                prediction,
+                target,
+                None,
+                None,
+                weights,
+                style=style,
+                content=content,
+                other=other,
+            )
 
         return pixel_objective, nnx.State({})
     graphdef, parameters = nnx.split(features)
 
-    def objective(parameters, prediction, target, style, key):
+    def objective(parameters, pictures, key):
+        prediction, target, content, style, other = pictures
         network = nnx.merge(graphdef, parameters)
 
         def part(images):
@@ -110,6 +134,8 @@ def make_objective(
             gram_reduction,
             jax.lax.stop_gradient(network(part(style))) if weights.need_style_features else None,
             style,
+            content,
+            other,
         )
 
     return objective, parameters

@@ -89,6 +89,12 @@ def _train(config: TrainConfig, terminated: Callable[[], bool]) -> None:
 
     # Model, objective and optimiser
     loss_weights = weights_of(config.loss, config.without)
+    if loss_weights.sameness and config.batch_size // config.accumulate < 2:
+        raise InputError(
+            f"--batch-size {config.batch_size} --accumulate {config.accumulate}: the loss "
+            f"{config.loss} compares the styles of a batch; expected two pictures a part or more, "
+            "or --without sameness."
+        )
     made_from = {"libraries": library_versions()}
     network = None
     if loss_weights.need_features:

@@ -7,7 +7,7 @@ from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
 from student_jax.training.config import TrainConfig
-from student_jax.training.objective import LossFunction
+from student_jax.training.objective import LossFunction, Pictures, weights_of
 from student_jax.training.train_state import Terms, TrainState, trained
 
 
@@ -39,7 +39,11 @@ def train_step(
         model = nnx.merge(graphdef, params, stats, copy=True)
         dropout_key, objective_key = jax.random.split(key)
         prediction = model(content, style, train=True, rngs=nnx.Rngs(dropout=dropout_key))
-        loss, terms = objective(features, prediction, target, style, objective_key)
+        pictures = Pictures(prediction, target, content, style)
+        if weights_of(config.loss, config.without).sameness:
+            # Each content in the style of its neighbour too.
+            pictures = pictures._replace(other=model(content, jnp.roll(style, 1, axis=0)))
+        loss, terms = objective(features, pictures, objective_key)
         _, _, stats = nnx.split(model, trained(model.learning_group), ...)
         return loss, (stats, {"loss": loss, **terms})
 

@@ -456,6 +456,12 @@ def test_vgg19_without_weights(train_config):
         )
 
 
+def test_a_loss_that_compares_styles_needs_two(train_config):
+    config = dataclasses.replace(train_config, loss="paint", batch_size=4, accumulate=4)
+    with pytest.raises(InputError, match="expected two pictures a part or more, or --without same"):
+        train(config)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

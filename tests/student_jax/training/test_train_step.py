@@ -11,9 +11,9 @@ import pytest
 from flax import nnx
 from jax.sharding import AbstractMesh, PartitionSpec
 
-from losses import L1, L2, PERCEPTUAL, DistillationWeights
+from losses import L1, L2, PERCEPTUAL, DistillationWeights, sameness_loss
 from student_jax.nets.vgg_weights import bundled_vgg16
-from student_jax.training.objective import make_objective, terms, weights_of
+from student_jax.training.objective import Pictures, make_objective, terms, weights_of
 from student_jax.training.sharding import MIN_SHARDED_SIZE, placed
 from student_jax.training.train_state import (
     create_train_state,
@@ -21,7 +21,7 @@ from student_jax.training.train_state import (
     make_optimiser,
     trained,
 )
-from student_jax.training.train_step import train_step
+from student_jax.training.train_step import train_step, unit_range
 from triplets import InputError
 
 
@@ -141,18 +141,18 @@ STYLE_GRAM = DistillationWeights(pixel=1.0, gram=0.0, style_gram=0.5)
     ("weights", "name"), [(L2, "gram"), (PERCEPTUAL, "perceptual"), (STYLE_GRAM, "style_gram")]
 )
 def test_objectives_compare_features(weights, name):
-    images = jax.random.uniform(jax.random.key(0), (3, 1, 16, 16, 3))
+    images = Pictures(*jax.random.uniform(jax.random.key(0), (4, 1, 16, 16, 3)))
     whole, parameters = make_objective(weights, bundled_vgg16(), "sum")
     part, _ = make_objective(weights, bundled_vgg16(), "sum", features_crop=8)
     large, _ = make_objective(weights, bundled_vgg16(), "sum", features_crop=999)
     key = jax.random.key(1)
-    loss, terms = whole(parameters, *images, key)
+    loss, terms = whole(parameters, images, key)
     expected = weights.pixel * terms["pixel"] + getattr(weights, name) * terms[name]
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
-    assert large(parameters, *images, key)[1][name] == terms[name]
-    cropped = part(parameters, *images, key)[1]
+    assert large(parameters, images, key)[1][name] == terms[name]
+    cropped = part(parameters, images, key)[1]
     assert cropped["pixel"] == terms["pixel"] and cropped[name] != terms[name]
-    assert part(parameters, *images, jax.random.key(2))[1][name] != cropped[name]
+    assert part(parameters, images, jax.random.key(2))[1][name] != cropped[name]
 
 
 def test_terms_of_a_loss_can_be_left_out():
@@ -162,3 +162,23 @@ def test_terms_of_a_loss_can_be_left_out():
     for without in (["gram", "pixel"], ["texture"]):
         with pytest.raises(InputError, match="L2 consists of pixel, gram; expected some of them"):
             weights_of("L2", without)
+
+
+def test_sameness_compares_each_content_in_its_own_and_its_neighbours_style(train_config, batch):
+    """Of `Blend`, which adds a share of the style: its marks are known."""
+    without = tuple({*terms("paint")} - {"low_band", "sameness"})
+    config = dataclasses.replace(train_config, batch_size=8, loss="paint", without=without)
+    batch = {name: jnp.asarray(x.repeat(4, 1).repeat(4, 2)) for name, x in batch.items()}
+    model = Blend(nnx.Rngs(0))
+    graphdef, weights = nnx.split(model)
+    tx = make_optimiser(config, model.learning_group)
+    objective, features = make_objective(weights_of("paint", without), None, "sum")
+    state = create_train_state(weights, model.learning_group, tx)
+    step = partial(train_step, graphdef=graphdef, objective=objective, tx=tx, config=config)
+    _, figures = jax.jit(step)(state, batch, features)
+    content, style = (unit_range(batch[name]) for name in ("content", "style"))
+    own, other = (model(content, x) for x in (style, jnp.roll(style, 1, axis=0)))
+    expected = sameness_loss(own, other, content)
+    # float32, in two programs.
+    assert figures["sameness"].item() == pytest.approx(expected.item(), rel=1e-4)
+    assert expected < 0.99
