@@ -43,6 +43,8 @@ def server(monkeypatch):
     with s3_server() as url:
         for name, value in (KEY | {"AWS_ENDPOINT_URL": url}).items():
             monkeypatch.setenv(name, value)
+        # Clients are kept by their arguments, and would ask the server of the test before.
+        fsspec.get_filesystem_class("s3").clear_instance_cache()
         yield url
 
 
