@@ -157,8 +157,13 @@ def mark_tasks(executor: PipelineExecutor, unfinished: set[int]) -> None:
     marked = set(range(executor.world_size)) - set(executor.get_incomplete_ranks())
     for rank in marked & unfinished:
         executor.logging_dir.rm(f"completions/{rank:05d}")
-    for rank in set(range(executor.world_size)) - marked - unfinished:
-        executor.mark_rank_as_completed(rank)
+    for rank in set(range(executor.world_size)) - unfinished:
+        name = f"stats/{rank:05d}.json"
+        if not executor.logging_dir.isfile(name):  # Ray adds up those of all tasks at the end
+            with executor.logging_dir.open(name, "w") as file:
+                PipelineStats(executor.pipeline).save_to_disk(file)
+        if rank not in marked:
+            executor.mark_rank_as_completed(rank)
 
 
 def measured_rate(executor: PipelineExecutor) -> float | None:

@@ -1,12 +1,14 @@
 """How a dump is cut into tasks, what the plan says, and how the engine's marks follow it."""
 
 import dataclasses
+import json
 import sys
 
 import numpy as np
 import pytest
 import tyro
 from datatrove.executor import LocalPipelineExecutor
+from datatrove.utils.stats import PipelineStats
 
 from teacher_torch import executors
 from teacher_torch.dump import DumpConfig, dump, dump_config_type
@@ -104,6 +106,24 @@ def test_marks_follow_the_dataset(tmp_path):
         executor.mark_rank_as_completed(rank)
     mark_tasks(executor, {1, 4})
     assert executor.get_incomplete_ranks() == [1, 4]
+
+
+def test_tasks_without_work_have_statistics_too(tmp_path):
+    """Ray adds up those of all tasks; a sum with a task that has none would be empty."""
+    task = DumpTask(DumpConfig("a", "b", "c"))
+    executor = LocalPipelineExecutor([task], tasks=3, logging_dir=str(tmp_path))
+    mark_tasks(executor, {1})
+    task.stat_update("pairs", value=4)
+    with executor.logging_dir.open("stats/00001.json", "w") as file:
+        PipelineStats([task]).save_to_disk(file)
+    total = PipelineStats()
+    for rank in range(3):
+        total += PipelineStats.from_json(
+            json.loads((tmp_path / f"stats/{rank:05d}.json").read_text())
+        )
+    [step] = json.loads(total.to_json())
+    assert step["stats"]["pairs"]["total"] == 4
+    assert measured_rate(executor) is None
 
 
 def test_the_rate_of_finished_tasks(tmp_path):
