@@ -11,12 +11,17 @@ from losses.features import Features, paired
 from losses.gram import gram_matrix
 from losses.moments import moments_loss
 from losses.perceptual import perceptual_loss
-from losses.pixel import low_band_loss, pixel_loss
+from losses.pixel import LOW_BAND, low_band_loss, pixel_loss
 from losses.sameness import sameness_loss
-from losses.spectrum import spectrum_loss
+from losses.spectrum import WINDOW, spectrum_loss
 from losses.texture import texture_loss
 
-_OF_PIXELS = ("pixel", "low_band", "style_spectrum", "sameness")
+_OF_PIXELS = ("pixel", "low_band", "spectrum", "style_spectrum", "sameness")
+
+
+STYLE_REDUCTION = 2
+"""The spectrum of a style is compared after so many pixels a side became one: strokes count, the
+grain of a photograph of a painting does not."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +38,7 @@ class DistillationWeights:
     structure: float = 0.0
     style_moments: float = 0.0
     style_spectrum: float = 0.0
+    spectrum: float = 0.0
     sameness: float = 0.0
 
     def __post_init__(self):
@@ -51,6 +57,13 @@ class DistillationWeights:
         """Whether a term looks at the style's features."""
         return bool(self.style_gram or self.style_moments)
 
+    @property
+    def smallest_side(self) -> int:
+        """Side in pixels that pictures need for the terms that reduce them or cut them up."""
+        if self.style_spectrum:
+            return STYLE_REDUCTION * WINDOW
+        return WINDOW if self.spectrum else LOW_BAND if self.low_band else 1
+
 
 L1 = DistillationWeights(pixel=1.0, gram=0.0)
 L2 = DistillationWeights(pixel=0.5, gram=0.5)
@@ -67,14 +80,16 @@ PAINT = DistillationWeights(
     gram=0.0,
     low_band=30.0,
     structure=0.3,
+    texture=0.4,
+    spectrum=0.15,
     style_gram=0.5,
-    style_moments=1.5,
-    style_spectrum=0.2,
+    style_moments=1.0,
+    style_spectrum=0.3,
     sameness=1.0,
 )
 """Pixels are compared only where they can be foretold, in the low band, and the deepest features
-keep the shapes. Everything finer is a matter of distributions, and those of the style hold strokes
-that no small teacher draws as well."""
+keep the shapes. Everything finer is a matter of distributions. Those of the style hold strokes that
+no small teacher draws as well; those of the teacher say how much of them, and where."""
 
 
 def gram_loss(
@@ -148,7 +163,8 @@ def distillation_loss(
     | gram, perceptual, texture | `gram_loss`, `perceptual_loss`, `texture_loss` to the target |
     | structure | `perceptual_loss` to the target of the two deepest layers of features |
     | relative_gram, style_gram | `relative_gram_loss` to the target, to the style |
-    | style_moments, style_spectrum | `moments_loss`, `spectrum_loss` to the style |
+    | style_moments | `moments_loss` to the style |
+    | spectrum, style_spectrum | `spectrum_loss` to the target, to the style of both reduced twice |
     | sameness | `sameness_loss` of the prediction and the same content in another style |
 
     Args:
@@ -190,7 +206,9 @@ def distillation_loss(
     if weights.style_spectrum:
         if style is None:
             raise ValueError("weights.style_spectrum needs the style pictures.")
-        terms["style_spectrum"] = spectrum_loss(prediction, style)
+        terms["style_spectrum"] = spectrum_loss(prediction, style, STYLE_REDUCTION)
+    if weights.spectrum:
+        terms["spectrum"] = spectrum_loss(prediction, target)
     if weights.sameness:
         if content is None or other is None:
             raise ValueError("weights.sameness needs the contents, and them in other styles.")

@@ -46,11 +46,12 @@ def low_band_loss(
         raise ValueError(
             f"the prediction is {prediction.shape}; expected at least {LOW_BAND} pixels a side."
         )
-    return pixel_loss(_reduced(prediction), _reduced(target))
+    return pixel_loss(reduced(prediction, LOW_BAND), reduced(target, LOW_BAND))
 
 
-def _reduced(images: Float[ArrayLike, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+def reduced(images: Float[ArrayLike, "b h w c"], times: int) -> Float[Array, "b h2 w2 c"]:
+    """Means of squares of `times` pixels a side; what is left at the far borders does not count."""
     b, h, w, c = images.shape
-    rows, columns = h // LOW_BAND, w // LOW_BAND
-    x = jnp.asarray(images)[:, : rows * LOW_BAND, : columns * LOW_BAND]
-    return x.reshape(b, rows, LOW_BAND, columns, LOW_BAND, c).mean((2, 4))
+    rows, columns = h // times, w // times
+    x = jnp.asarray(images)[:, : rows * times, : columns * times]
+    return x.reshape(b, rows, times, columns, times, c).mean((2, 4))

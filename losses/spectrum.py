@@ -5,6 +5,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from losses.pixel import reduced
+
 WINDOW = 16
 """Side in pixels of the squares whose spectra are averaged: a stroke is seldom longer in the crops
 of a training."""
@@ -14,7 +16,9 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 def spectrum_loss(
-    prediction: Float[ArrayLike, "b h w 3"], style: Float[ArrayLike, "b h2 w2 3"]
+    prediction: Float[ArrayLike, "b h w 3"],
+    target: Float[ArrayLike, "b h2 w2 3"],
+    reduction: int = 1,
 ) -> Float[Array, ""]:
     """Mean squared difference of the logarithms of two pictures' mean power spectra.
 
@@ -24,20 +28,23 @@ def spectrum_loss(
     a Gram distance hardly sees counts as much as a missing outline; constant light does not.
 
     Args:
-        prediction, style: pictures in [0, 1] with sides of `WINDOW` pixels or more.
+        prediction, target: pictures in [0, 1] with sides of `WINDOW` pixels or more once reduced.
+        reduction: compare the pictures reduced so many times by averaging, so that strokes may be
+            longer and what is finer does not count.
 
     Raises:
         ValueError: for smaller pictures.
     """
-    for name, x in (("prediction", prediction), ("style", style)):
-        if min(x.shape[1:3]) < WINDOW:
-            raise ValueError(f"the {name} is {x.shape}; expected at least {WINDOW} pixels a side.")
-    difference = _log_spectrum(prediction) - _log_spectrum(style)
+    for name, x in (("prediction", prediction), ("target", target)):
+        if min(x.shape[1:3]) < WINDOW * reduction:
+            least = WINDOW * reduction
+            raise ValueError(f"the {name} is {x.shape}; expected at least {least} pixels a side.")
+    difference = _log_spectrum(prediction, reduction) - _log_spectrum(target, reduction)
     return jnp.mean(difference**2)
 
 
-def _log_spectrum(images: Float[ArrayLike, "b h w 3"]) -> Float[Array, "b f"]:
-    luma = jnp.asarray(images, jnp.float32) @ jnp.array(LUMA)
+def _log_spectrum(images: Float[ArrayLike, "b h w 3"], reduction: int) -> Float[Array, "b f"]:
+    luma = reduced(images, reduction).astype(jnp.float32) @ jnp.array(LUMA)
     luma = luma - luma.mean((1, 2), keepdims=True)
     luma = luma / jnp.sqrt((luma**2).mean((1, 2), keepdims=True) + 1e-6)
 

@@ -44,9 +44,9 @@ class TrainConfig:
     loss: Literal["L1", "L2", "L3", "perceptual", "texture", "paint"] = "L1"
     """L1 = MSE, L2 = 0.5 MSE + 0.5 Gram, L3 = 0.7 MSE + 0.3 Gram, perceptual = MSE + 0.01 distance
     of features, texture = MSE + 0.1 difference of the amount of texture + 0.1 relative
-    Gram distance to the teacher + 0.06 to the style, paint = low band and structure of the teacher,
-    distributions of the style's features, and marks that differ from style to style
-    (docs/training.md)."""
+    Gram distance to the teacher + 0.06 to the style, paint = low band, structure and amount of
+    texture of the teacher, distributions of the style's features, and marks that differ from style
+    to style (docs/training.md)."""
     without: tuple[str, ...] = ()
     """Terms of the loss to leave out, such as style_gram, to see what they do."""
     features: Literal["vgg16", "vgg19"] = "vgg16"

@@ -61,6 +61,19 @@ def train(config: TrainConfig) -> None:
 
 
 def _train(config: TrainConfig, terminated: Callable[[], bool]) -> None:
+    loss_weights = weights_of(config.loss, config.without)
+    if loss_weights.sameness and config.batch_size // config.accumulate < 2:
+        raise InputError(
+            f"--batch-size {config.batch_size} --accumulate {config.accumulate}: the loss "
+            f"{config.loss} compares the styles of a batch; expected two pictures a part or more, "
+            "or --without sameness."
+        )
+    if config.crop_size < loss_weights.smallest_side:
+        raise InputError(
+            f"--crop-size {config.crop_size}: the loss {config.loss} needs "
+            f"{loss_weights.smallest_side} pixels or more."
+        )
+
     # Processes and devices
     enable_compilation_cache()
     sharding.start_processes(config.coordinator, config.num_processes, config.process_id)
@@ -88,13 +101,6 @@ def _train(config: TrainConfig, terminated: Callable[[], bool]) -> None:
     triplets = [triplets[i] for i in np.linspace(0, len(triplets) - 1, count).round().astype(int)]
 
     # Model, objective and optimiser
-    loss_weights = weights_of(config.loss, config.without)
-    if loss_weights.sameness and config.batch_size // config.accumulate < 2:
-        raise InputError(
-            f"--batch-size {config.batch_size} --accumulate {config.accumulate}: the loss "
-            f"{config.loss} compares the styles of a batch; expected two pictures a part or more, "
-            "or --without sameness."
-        )
     made_from = {"libraries": library_versions()}
     network = None
     if loss_weights.need_features:

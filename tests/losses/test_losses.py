@@ -134,7 +134,7 @@ def test_features_are_needed_only_for_the_gram_term(absent):
 
 @pytest.mark.parametrize("weights", [L1, L3, PERCEPTUAL, PAINT])
 def test_equal_pictures_have_no_loss_and_no_gradient(weights):
-    pictures = jax.random.uniform(jax.random.key(0), (2, 16, 16, 3))
+    pictures = jax.random.uniform(jax.random.key(0), (2, 32, 32, 3))
 
     def loss(prediction):
         features, target = {"a": prediction}, {"a": pictures}
@@ -243,10 +243,10 @@ def test_moments_loss_sees_skewness():
 
 def test_paint_objective_weighs_its_terms():
     rng = np.random.default_rng(0)
-    prediction, target, style, content, other = rng.random((5, 1, 16, 16, 3), np.float32)
+    prediction, target, style, content, other = rng.random((5, 1, 32, 32, 3), np.float32)
     features = [
         {
-            name: rng.random((1, 4, 4, width), np.float32)
+            name: rng.random((1, 8, 8, width), np.float32)
             for name, width in (("a", 3), ("b", 5), ("c", 7))
         }
         for _ in range(3)
@@ -268,13 +268,14 @@ def test_paint_objective_weighs_its_terms():
         30 * low_band_loss(prediction, target)
         + 0.3 * perceptual_loss(*deepest[:2])
         + 0.5 * relative_gram_loss(of_prediction, of_style)
-        + 1.5 * moments_loss(of_prediction, of_style)
-        + 0.2 * spectrum_loss(prediction, style)
-        + PAINT.sameness * sameness_loss(prediction, other, content)
+        + 0.4 * texture_loss(of_prediction, of_target)
+        + 0.15 * spectrum_loss(prediction, target)
+        + 1.0 * moments_loss(of_prediction, of_style)
+        + 0.3 * spectrum_loss(prediction, style, reduction=2)
+        + 1.0 * sameness_loss(prediction, other, content)
     )
-    assert PAINT.sameness > 0
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    assert "gram" not in terms and "texture" not in terms
+    assert "gram" not in terms and "perceptual" not in terms
 
 
 def _waves(down: float, across: float, contrast: float = 0.2):
@@ -293,6 +294,14 @@ def test_spectrum_loss_sees_direction_and_size_but_not_place_contrast_or_colour(
     assert spectrum_loss(moved, style).item() < 1e-4
     turned, coarser = spectrum_loss(_waves(4, 0), style), spectrum_loss(_waves(0, 2), style)
     assert min(turned, coarser) > 1
+
+
+def test_reduced_spectra_do_not_see_what_is_finer():
+    """A chequered pattern is gone in means of four pixels; a long wave is what it was."""
+    coarse = _waves(0, 1)
+    fine = coarse + 0.1 * (-1.0) ** np.indices((64, 48)).sum(0)[None, ..., None]
+    assert spectrum_loss(fine, coarse) > 1
+    assert spectrum_loss(fine, coarse, reduction=2).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_spectrum_loss_by_hand():
@@ -315,7 +324,7 @@ def test_spectrum_loss_by_hand():
 def test_spectrum_loss_has_finite_gradients_on_flat_pictures_and_refuses_small_ones():
     flat = jnp.full((1, 24, 24, 3), 0.5)
     assert jnp.isfinite(jax.grad(spectrum_loss)(flat, _waves(1, 1))).all()
-    with pytest.raises(ValueError, match=r"the style is .*expected at least 16 pixels"):
+    with pytest.raises(ValueError, match=r"the target is .*expected at least 16 pixels"):
         spectrum_loss(flat, flat[:, :8])
     with pytest.raises(ValueError, match="style_spectrum needs the style"):
         distillation_loss(flat, flat, None, None, DistillationWeights(0, 0, style_spectrum=1))

@@ -462,6 +462,12 @@ def test_a_loss_that_compares_styles_needs_two(train_config):
         train(config)
 
 
+def test_a_loss_that_compares_spectra_needs_room(train_config):
+    config = dataclasses.replace(train_config, loss="paint", crop_size=24)
+    with pytest.raises(InputError, match="--crop-size 24: the loss paint needs 32 pixels or more"):
+        train(config)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
