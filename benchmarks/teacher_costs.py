@@ -4,10 +4,11 @@ Rows are those of a dump's plan: of a content, a style, and a pair in tiles as t
 them. Operations per row are counted on torch's meta device, which computes nothing, in the parts of
 the work that a dump tries before it begins (`Teacher.trial`). Networks have the published sizes:
 Stable Diffusion 1.5 at 512 px, or OpenAI's ADM at 256 px with CLIP ViT-B/16. InST is counted
-without its text encoder. With --run, rows of Stable Diffusion are also timed on a device, with
-untrained weights.
+without its text encoder. With --run, a row of Stable Diffusion is also timed on a device, with
+random weights; on a CPU in processor time, so run it with OMP_NUM_THREADS=1.
 """
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,9 +26,10 @@ from teacher_torch.attention_distillation import (
 )
 from teacher_torch.cost import build_components
 from teacher_torch.denoisers import PictureDenoiser
-from teacher_torch.estimate import Rate, hours, measure_rates
+from teacher_torch.estimate import Rate, measure_rates, unet_trial
 from teacher_torch.guides import CLIPGuide
 from teacher_torch.inst import InSTConfig, InSTTeacher
+from teacher_torch.latent_diffusion import Components
 from teacher_torch.style_diffusion import StyleDiffusionConfig
 from teacher_torch.style_diffusion.adapter import StyleDiffusionTeacher
 from teacher_torch.styleid import StyleIDConfig, StyleIDTeacher
@@ -49,7 +51,7 @@ class BenchmarkConfig:
     """Count the published settings."""
 
     run: bool = False
-    """Also time a row of each teacher on Stable Diffusion."""
+    """Also time a UNet row of Stable Diffusion, with and without its backward pass."""
     device: str = "cpu"
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Of the timed networks."""
@@ -68,25 +70,48 @@ def main(config: BenchmarkConfig) -> None:
     """Print the tables."""
     print("| teacher | networks | per content | per style | per pair |")
     print("| --- | --- | ---: | ---: | ---: |")
-    for case in [*latent_cases("meta", torch.float32), *picture_cases()]:
+    for case in [*latent_cases(), *picture_cases()]:
         rates = measure_rates(case.teacher, case.size)
         cells = [amount(rows, rates.get(piece, rates["pair"])) for piece, rows in _rows(case)]
         print(f"| {case.name} | {case.networks} | {' | '.join(cells)} |", flush=True)
     if config.run:
-        print(f"\n| teacher, {config.dtype}, {config.device} | seconds per row | per pair |")
-        print("| --- | ---: | ---: |")
-        for case in latent_cases(config.device, getattr(torch, config.dtype)):
-            case.teacher.rows_per_call = 8
-            rate = measure_rates(case.teacher, case.size)["pair"]
-            rows = dict(_rows(case))["pair"]
-            print(
-                f"| {case.name} | {rate.seconds:.3g} | {hours(rows * rate.seconds)} |", flush=True
-            )
+        print(f"\n| UNet of Stable Diffusion, {config.dtype}, {config.device} | seconds per row |")
+        print("| --- | ---: |")
+        components = random_components(config)
+        for name, gradient in (("forward", False), ("forward and backward", True)):
+            seconds = timed_row(components, gradient=gradient)
+            print(f"| {name} | {seconds:.3g} |", flush=True)
 
 
-def latent_cases(device: str, dtype: torch.dtype) -> Iterator[Case]:
-    """Teachers of Stable Diffusion."""
-    components = build_components("sd15", device, dtype)
+def random_components(config: BenchmarkConfig) -> Components:
+    """Stable Diffusion with random weights, small enough that nothing overflows."""
+    components = build_components("sd15", config.device, getattr(torch, config.dtype))
+    for parameter in components.unet.parameters():
+        nn.init.normal_(parameter, std=0.02)
+    return components
+
+
+def timed_row(components: Components, *, gradient: bool) -> float:
+    """Seconds of a UNet row, of a processor or of another device.
+
+    A backward pass, to the input, belongs to its row here; a dump's plan counts it as another.
+    """
+    device = components.unet.device
+    on_cpu = device.type == "cpu"
+    rows = 1 if on_cpu else 8
+    clock = time.process_time if on_cpu else time.perf_counter
+    # The first call sets things up; on a CPU a small one does.
+    unet_trial(components, 64 if on_cpu else LATENT_PX, rows, gradient=gradient)
+    start = clock()
+    unet_trial(components, LATENT_PX, rows, gradient=gradient)
+    if not on_cpu:
+        torch.cuda.synchronize()
+    return (clock() - start) / rows
+
+
+def latent_cases() -> Iterator[Case]:
+    """Teachers of Stable Diffusion, without weights."""
+    components = build_components("sd15", "meta", torch.float32)
     of = ("Stable Diffusion 1.5", LATENT_PX)
     yield Case("`styleid`", *of, StyleIDTeacher(components, StyleIDConfig.paper()))
     for preset in ("after_styleid", "paper"):

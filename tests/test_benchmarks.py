@@ -20,6 +20,10 @@ CONTENT, STYLE = (
 # Flags of each, and what its output has to match. OUT stands for an empty folder, DATA for a
 # dataset of the samples.
 RUNS = {
+    "attention_distillation": (
+        "--size 64 --steps 2 --tiles 1 2 --baseline-pairs 1 --repeats 1",
+        r"\| tiles of 2 x 2 \| \d+\.\d\d \| \d+\.\d{3} \| 1\.00 \|",
+    ),
     "buckets": (
         "--size 64 --crop-size 32 --batches 2 --steps 1 --repeats 1",
         r"(?s)\| WebP, S3, warm cache \| \d+ \| \d+\.\d\d \|.*cold cache \| \d+ \|",

@@ -6,12 +6,14 @@ from teacher_torch.attention_distillation.adapter import (
 )
 from teacher_torch.attention_distillation.config import AttentionDistillationConfig
 from teacher_torch.attention_distillation.distillation import AttentionDistillation
+from teacher_torch.attention_distillation.features import Masks
 from teacher_torch.teacher import register_teacher
 
 __all__ = [
     "AttentionDistillation",
     "AttentionDistillationConfig",
     "AttentionDistillationTeacher",
+    "Masks",
 ]
 
 register_teacher(

@@ -16,7 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from teacher_torch.attention_distillation.config import AttentionDistillationConfig
-from teacher_torch.attention_distillation.features import DistilledAttention, Rows
+from teacher_torch.attention_distillation.features import DistilledAttention, Masks, Rows
+from triplets import InputError
 
 LOSS_SCALE = 2.0**12
 """Keeps the gradients of a mean over a million values above float16's smallest; Adam does not see
@@ -82,6 +83,7 @@ class AttentionDistillation:
         styles: Float[Tensor, "s c h2 w2"],
         pairs: Int[Tensor, "p 2"],
         timesteps: Sequence[int],
+        masks: Masks | None = None,
     ) -> Float[Tensor, "p c h w"]:
         """Optimise latents so that their attentions give what the style's keys and values would.
 
@@ -94,7 +96,15 @@ class AttentionDistillation:
             styles: clean latents of the styles.
             pairs: content and style of each row of `latents`, sorted by style.
             timesteps: visited in this order, each for `iterations` steps.
+            masks: which region of each row is painted by which region of its style; by default all
+                by all. A region too small for a layer's tokens may find nothing there, which pulls
+                its output to 0, as in the authors' program.
+
+        Raises:
+            InputError: a label of a row that its style lacks.
         """
+        if masks is not None:
+            _check_labels(masks, pairs)
         x = latents.detach().clone().float().requires_grad_()
         config = self.config
         optimiser = torch.optim.Adam([x], config.learning_rate)
@@ -110,7 +120,9 @@ class AttentionDistillation:
                         optimiser.param_groups[0]["lr"] = config.learning_rate * (1 - done / total)
                     weight = 0.0 if at_content and done == 0 else config.content_weight
                     has_contents = contents is not None
-                    self._adam_step(distilled, optimiser, x, pairs, timestep, weight, has_contents)
+                    self._adam_step(
+                        distilled, optimiser, x, pairs, timestep, weight, has_contents, masks
+                    )
                     done += 1
         return x.detach()
 
@@ -198,6 +210,7 @@ class AttentionDistillation:
         timestep: int,
         weight: float,
         has_contents: bool,
+        masks: Masks | None = None,
     ) -> None:
         gradient = torch.zeros_like(x)
         of_style, of_content = [], []
@@ -206,6 +219,7 @@ class AttentionDistillation:
             rows = Rows(
                 stylised_contents=here[:, 0] if has_contents else None,
                 stylised_per_style=tuple(torch.bincount(here[:, 1]).tolist()),
+                masks=None if masks is None else Masks(masks.results[part], masks.styles),
             )
             with torch.enable_grad():
                 latents = x.detach()[part].requires_grad_()
@@ -229,6 +243,16 @@ class AttentionDistillation:
             torch.tensor(timestep, device=self.unet.device),
             self.null_text_embedding.expand(len(latents), -1, -1),
         ).sample
+
+
+def _check_labels(masks: Masks, pairs: Int[Tensor, "p 2"]) -> None:
+    for row, (result, style) in enumerate(zip(masks.results, pairs[:, 1].tolist(), strict=True)):
+        missing = set(result.unique().tolist()) - set(masks.styles[style].unique().tolist())
+        if missing:
+            raise InputError(
+                f"the mask of row {row} has the label {min(missing)}, the mask of its style does "
+                "not; expected labels of regions that the style has."
+            )
 
 
 def _calls(rows: int, rows_per_call: int) -> Iterator[slice]:

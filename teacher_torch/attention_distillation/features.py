@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,20 @@ from diffusers.models.attention_processor import Attention
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from teacher_torch.attention_distillation.losses import attention_target, content_loss, style_loss
+from teacher_torch.attention_distillation.losses import (
+    attention_target,
+    content_loss,
+    same_region,
+    style_loss,
+)
+
+
+class Masks(NamedTuple):
+    """Regions of pictures by their labels; a result's region is painted by the style's of its
+    label. Any resolution will do, of the aspect of the latents."""
+
+    results: Int[Tensor, "p h w"]
+    styles: Int[Tensor, "s h2 w2"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +39,8 @@ class Rows:
     """Index of the content of each stylised row, sorted by style; None where there is none."""
     stylised_per_style: tuple[int, ...] = ()
     """How many stylised rows each style has; empty for a call that records."""
+    masks: Masks | None = None
+    """Of the stylised rows and of all styles; None where every token may find every other."""
 
 
 class DistilledAttention:
@@ -110,9 +126,14 @@ class _Processor:
         ends = itertools.accumulate(rows.stylised_per_style)
         for style, (count, end) in enumerate(zip(rows.stylised_per_style, ends, strict=True)):
             if count:
-                of_style = (self.style_keys[style], self.style_values[style])
-                own = query.detach()[end - count : end]
-                targets.append(attention_target(own, *of_style, self.distilled.style_scale))
+                key, value = self.style_keys[style], self.style_values[style]
+                here = slice(end - count, end)
+                allowed = None
+                if rows.masks is not None:
+                    regions = (rows.masks.results[here], rows.masks.styles[style])
+                    allowed = same_region(*regions, query.shape[2], key.shape[2])
+                own, scale = query.detach()[here], self.distilled.style_scale
+                targets.append(attention_target(own, key, value, scale, allowed))
         self.distilled.style_losses += style_loss(output, torch.cat(targets))
         if rows.stylised_contents is not None:
             contents = torch.cat([self.content_queries[i] for i in rows.stylised_contents.tolist()])

@@ -12,12 +12,14 @@ import torch
 from styleid_recipe import FIXTURES, components
 
 from teacher_torch.attention_distillation import AttentionDistillation, AttentionDistillationConfig
-from teacher_torch.attention_distillation.features import Rows
+from teacher_torch.attention_distillation.features import Masks, Rows
 from teacher_torch.attention_distillation.losses import (
     attention_target,
     content_loss,
+    same_region,
     style_loss,
 )
+from triplets import InputError
 
 VARIANTS = {
     "default": {},
@@ -61,7 +63,8 @@ def relative(a, b):
 
 
 @pytest.mark.parametrize(
-    ("name", "styles", "scale"), [("ad", 2, 1.0), ("ad_scale15", 2, 1.5), ("ad_one_style", 1, 1.0)]
+    ("name", "styles", "scale"),
+    [("ad", 2, 1.0), ("ad_scale15", 2, 1.5), ("ad_one_style", 1, 1.0), ("ad_mask", 1, 1.0)],
 )
 def test_style_loss(name, styles, scale):
     """The authors take the mean over rows, of which ours is the sum: two rows."""
@@ -73,7 +76,13 @@ def test_style_loss(name, styles, scale):
         inputs += [(f"q{i}", q), (f"k{i}", k), (f"v{i}", v)]
         output = torch.nn.functional.scaled_dot_product_attention(q, k, v)
         keys, values = case[f"in_ks{i}"][:styles], case[f"in_vs{i}"][:styles]
-        total = total + style_loss(output, attention_target(q, keys, values, scale)).mean()
+        allowed = None
+        if name == "ad_mask":
+            masks = (case[f"in_{x}_mask"][0].long() for x in ("target", "source"))
+            result, [style] = masks
+            allowed = same_region(result.expand(2, -1, -1), style, q.shape[2], keys.shape[2])
+        target = attention_target(q, keys, values, scale, allowed)
+        total = total + style_loss(output, target).mean()
     torch.testing.assert_close(total, case[name], rtol=1e-6, atol=0)
     for (key, _), gradient in zip(
         inputs, torch.autograd.grad(total, [x for _, x in inputs]), strict=True
@@ -196,3 +205,34 @@ def test_a_tile_gives_each_pair_what_it_gets_alone(model):
         )
         # Signs of gradients near zero may flip: a step of 0.05 at a few places.
         assert (together[row] - alone[0]).abs().mean() < 1e-3
+
+
+def test_masks_divide_a_tile_by_its_rows(model):
+    """Each row by its own mask, as alone; a region takes part only in its own."""
+    generator = torch.Generator().manual_seed(0)
+    contents, styles = torch.randn(2, 2, 4, 16, 16, generator=generator)
+    pairs = torch.tensor([[0, 0], [1, 0], [0, 1]])
+    start = contents[pairs[:, 0]] + 0.1 * torch.randn(3, 4, 16, 16, generator=generator)
+    left = (torch.arange(16) < 8).long().expand(16, 16)
+    masks = Masks(torch.stack([left, 1 - left, left]), torch.stack([left, torch.ones_like(left)]))
+    masks.results[2] = 1  # the second style has one region alone
+    distillation = teacher(model, num_steps=2)
+    distillation.rows_per_call = 2
+
+    def distil(rows, masks):
+        return distillation.distil(start[rows], contents, styles, pairs[rows], [601, 1], masks)
+
+    together = distil([0, 1, 2], masks)
+    for row in range(3):
+        alone = distil([row], Masks(masks.results[[row]], masks.styles))
+        assert (together[row] - alone[0]).abs().mean() < 1e-3
+    unmasked = distil([0, 1, 2], None)
+    apart = (together - unmasked).abs().mean((1, 2, 3))
+    assert apart[2] < 1e-3 < 1e-2 < apart[:2].min()
+
+
+def test_a_region_that_the_style_lacks(model):
+    latents = torch.zeros(1, 4, 16, 16)
+    masks = Masks(torch.full((1, 16, 16), 2), torch.ones(1, 16, 16, dtype=torch.long))
+    with pytest.raises(InputError, match="row 0 has the label 2"):
+        teacher(model).distil(latents, latents, latents, PAIR, [1], masks)
