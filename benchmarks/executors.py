@@ -30,15 +30,20 @@ class BenchmarkConfig:
     """Numbers of processes that work at the same time."""
     pairs: tuple[int, int] = (8, 40)
     """Of the two dumps; at most 40."""
+    tasks_per_process: tuple[int, ...] = (1, 4)
+    """Tasks of an engine for each process. One shows what the engine costs; every task prepares its
+    contents and styles anew, which several show in addition."""
     size: int = 64
     """Side of the pictures in pixels."""
-    steps: int = 5
+    steps: int = 20
     """Of the sampler."""
     repeats: int = 1
     """The least of so many measurements counts."""
 
 
-def command(way: str, processes: int, pairs: int, out: Path, config: BenchmarkConfig) -> list[str]:
+def command(
+    way: str, processes: int, tasks: int, pairs: int, out: Path, config: BenchmarkConfig
+) -> list[str]:
     """How to start a dump."""
     words = ["--content", SAMPLES / "content", "--style", SAMPLES / "style", "--out", out]
     words += ["--size", config.size, "--steps", config.steps, "--pairs", f"random:{pairs}"]
@@ -49,7 +54,7 @@ def command(way: str, processes: int, pairs: int, out: Path, config: BenchmarkCo
         torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", processes]
         start = [sys.executable, *torchrun, "--rdzv-endpoint", "127.0.0.1:0", *module]
     elif way != "plain":
-        words += ["--executor", way, "--workers", processes, "--tasks", 4 * processes]
+        words += ["--executor", way, "--workers", processes, "--tasks", tasks]
         words += ["--cpus-per-task", 1, "--memory-per-cpu", 2]
     return [str(word) for word in [*start, *words]]
 
@@ -76,21 +81,24 @@ def main(config: BenchmarkConfig) -> None:
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores; mini teacher, "
         f"{config.size} px, {config.steps} steps; load {os.getloadavg()[0]:.1f}\n"
     )
-    print("| way | processes | CPU s per pair | of torchrun | CPU s of the start | wall s |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print(
+        "| way | processes | tasks | CPU s per pair | of torchrun | CPU s of the start | wall s |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     for processes in config.processes:
-        ways = ["torchrun", "local"] + (["plain"] if processes == 1 else [])
-        if importlib.util.find_spec("ray"):
-            ways.append("ray")
+        engines = ["local"] + (["ray"] if importlib.util.find_spec("ray") else [])
+        ways = [("torchrun", processes)] + ([("plain", 1)] if processes == 1 else [])
+        for engine in engines:
+            ways += [(engine, processes * tasks) for tasks in config.tasks_per_process]
         base = None
-        for way in ways:
+        for way, tasks in ways:
             measured = []
             for pairs in config.pairs:
                 attempts = []
                 for _ in range(config.repeats):
                     with tempfile.TemporaryDirectory() as folder:
                         out = Path(folder) / "data"
-                        attempts.append(run(command(way, processes, pairs, out, config)))
+                        attempts.append(run(command(way, processes, tasks, pairs, out, config)))
                 measured.append(min(attempts))
             (few, _), (many, wall) = measured
             each = (many - few) / (config.pairs[1] - config.pairs[0])
@@ -98,7 +106,7 @@ def main(config: BenchmarkConfig) -> None:
             start = few - each * config.pairs[0]
             ratio = "" if way == "ray" else f"{each / base:.2f}"  # Ray's workers are not its own
             print(
-                f"| {way} | {processes} | {each:.2f} | {ratio} | {start:.1f} | {wall:.0f} |",
+                f"| {way} | {processes} | {tasks} | {each:.2f} | {ratio} | {start:.1f} | {wall:.0f} |",
                 flush=True,
             )
 
