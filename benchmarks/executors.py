@@ -106,7 +106,8 @@ def main(config: BenchmarkConfig) -> None:
             start = few - each * config.pairs[0]
             ratio = "" if way == "ray" else f"{each / base:.2f}"  # Ray's workers are not its own
             print(
-                f"| {way} | {processes} | {tasks} | {each:.2f} | {ratio} | {start:.1f} | {wall:.0f} |",
+                f"| {way} | {processes} | {tasks} | {each:.2f} | {ratio} | {start:.1f} | "
+                f"{wall:.0f} |",
                 flush=True,
             )
 
