@@ -31,6 +31,8 @@ def attention_target(
         factor = scale / query.shape[-1] ** 0.5
         mask = None if allowed is None else allowed.flatten(0, 1)
         output = F.scaled_dot_product_attention(folded, key, value, mask, scale=factor)
+        if mask is not None:  # where nothing may be found, kernels differ
+            output = output.masked_fill(~mask.any(-1)[:, None], 0)
         return output[0].unflatten(1, (query.shape[0], -1)).transpose(0, 1)
 
 
