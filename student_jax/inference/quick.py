@@ -31,7 +31,7 @@ from triplets.atomic import atomic_write
 STUDENTS = Path(__file__).parents[1] / "students"
 FILES = ("encode_style.onnx", "stylize.onnx")
 
-REVISION = 2
+REVISION = 3
 """Of the files: another one when `export.onnx_files` writes other graphs."""
 
 BYTES_PER_PIXEL = {"vectors": 640, "tokens": 4096}
@@ -230,7 +230,7 @@ def quick_files(checkpoint: str) -> Path | None:
     from student_jax.export.onnx_files import onnx_files
     from student_jax.weights.folder import open_student
 
-    files = onnx_files(open_student(checkpoint), "float16")
+    files = onnx_files(open_student(checkpoint), "float16", batch=1)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name in FILES:
