@@ -271,8 +271,9 @@ class _Graph:
         return self.emit("Transpose", [x], perm=[0, 2, 1])
 
     def _from_planes(self, x, shape):
-        b, h, w, _ = shape
-        x = self.emit("Reshape", [x, self._ints([b, 3, h, w])])
+        """[b h w c] of [b c h*w]."""
+        b, h, w, c = shape
+        x = self.emit("Reshape", [x, self._ints([b, c, h, w])])
         return self.emit("Transpose", [x], perm=_TO_NHWC)
 
     def _instance_norm(self, inputs, shapes):
