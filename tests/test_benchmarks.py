@@ -42,8 +42,8 @@ RUNS = {
         r"(?m)^\| still \| \d+\.\d\d \| \d+\.\d\d \| \d+\.\d\d \|$",
     ),
     "inference": (
-        "--sizes 64 --students mini --repeats 1 --folder 2 --folder-sizes 64",
-        r"(?s)\| 64 \| mini \| \d+\.\d\d \(.*\| 64 \| mini \| \d+\.\d \| \d+\.\d \|",
+        "--sizes 64 --students onnx mini --repeats 1 --folder 2 --folder-sizes 64",
+        r"(?s)\| 64 \| onnx \| \d+\.\d\d \(.*\| 64 \| jax \| \d+\.\d \| \d+\.\d \|",
     ),
     "inst_training": (
         "--size 64 --styles 2 --steps 1 --repeats 1",

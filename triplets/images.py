@@ -180,6 +180,8 @@ def encode_image(
             f"got {pixels.dtype} {list(pixels.shape)}."
         )
     options = {
+        # Half of the time for 4 per cent more bytes.
+        "PNG": {"compress_level": 1},
         "JPEG": {"quality": quality, "subsampling": "4:4:4" if quality >= 95 else "4:2:0"},
         "WEBP": {"lossless": True},
     }.get(_FORMATS[suffix], {})

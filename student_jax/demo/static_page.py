@@ -36,7 +36,7 @@ def write_page(model: Student, folder: Path) -> None:
     for kind in KINDS:
         shutil.copytree(SAMPLES / kind, folder / "samples" / kind, dirs_exist_ok=True)
     make_folder(folder / "model")
-    files = onnx_files(model, "float16")
+    files = onnx_files(model, "float16", batch=1)
     described = {}
     for name in (ENCODE_STYLE, STYLIZE):
         with atomic_write(folder / "model" / name) as file:

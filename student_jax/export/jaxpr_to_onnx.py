@@ -19,6 +19,9 @@ import onnx
 from jax.extend import core
 from onnx import TensorProto, helper, numpy_helper
 
+from student_jax.nets import imagenet
+from student_jax.nets.convolution import UPSAMPLED
+
 OPSET = 18
 
 Weights = Literal["float32", "float16"]
@@ -33,10 +36,15 @@ _ELEMENTWISE = {
     "and": "And", "or": "Or", "copy": "Identity", "stop_gradient": "Identity",
 }  # fmt: skip
 # Functions that are one operation, or few, in ONNX.
-_KNOWN_CALLS = ("relu", "leaky_relu", "reflect_sides", "upsample_conv", "instance_norm")
+_KNOWN_CALLS = (
+    "relu", "leaky_relu", "reflect_sides", "with_edges", "normalise", "instance_norm", "to_cells",
+    "from_cells", "linear_of_cells", "conv_by_taps", "upsample_conv", "style_filter", "map_colours",
+)  # fmt: skip
 _REDUCTIONS = {"reduce_sum": "ReduceSum", "reduce_max": "ReduceMax", "reduce_min": "ReduceMin"}
 
 _TO_NCHW, _TO_NHWC = [0, 3, 1, 2], [0, 2, 3, 1]
+_END = 2**31
+"""Beyond every axis."""
 
 # Operations on constants are carried out here and now, unless they only blow them up.
 _LARGEST_FOLDED = 2**22
@@ -121,6 +129,8 @@ class _Graph:
         """Of a value that was broadcast: with the same axes, before it was."""
         self._convolutions: dict[str, tuple[list[Any], dict[str, Any], list[int]]] = {}
         """Inputs and attributes of the convolution that a value is, and how it was transposed."""
+        self._cells: dict[str, str] = {}
+        """Of a value that `to_cells` made: what it made it of."""
 
     def emit(self, op: str, inputs: Sequence[Any], outputs: list[str] | None = None, **attributes):
         """Add a node; returns the name of its first output."""
@@ -235,26 +245,112 @@ class _Graph:
             return None
         return self.emit("LeakyRelu", inputs[:1], alpha=float(inputs[1]))
 
-    def _reflect_sides(self, inputs, shapes):
+    def _reflect_sides(self, inputs, shapes, mode="reflect"):
         pads = np.array([0, 1, 1, 0, 0, 1, 1, 0], np.int64)
-        return self.emit("Pad", [*inputs, pads], mode="reflect")
+        return self.emit("Pad", [*inputs, pads], mode=mode)
 
-    def _upsample_conv(self, inputs, shapes):
-        # Four times the multiplications of ours, but the runtimes have no faster way to do less.
-        x, kernel, bias = inputs
+    def _with_edges(self, inputs, shapes):
+        return self._reflect_sides(inputs, shapes, mode="edge")
+
+    def _by_channels(self, op, x, *inputs, **attributes):
+        """An operation on the value's transpose, [b c h w]."""
         x = self.emit("Transpose", [x], perm=_TO_NCHW)
-        x = self.emit("Resize", [x, "", np.array([1, 1, 2, 2], np.float32)], mode="linear")
-        x = self.emit("Pad", [x, np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64)], mode="reflect")
-        return self._convolution([x, kernel.transpose(3, 2, 0, 1), bias], {}, _TO_NHWC)
+        return self.emit("Transpose", [self.emit(op, [x, *inputs], **attributes)], perm=_TO_NHWC)
+
+    def _normalise(self, inputs, shapes):
+        # Pixel by pixel, ONNX Runtime takes ten times as long. In three axes: from four it would
+        # go back to pixels.
+        x = self._planes(inputs[0])
+        x = self.emit("Sub", [x, imagenet.MEAN.reshape(3, 1)])
+        x = self.emit("Div", [x, imagenet.STD.reshape(3, 1)])
+        return self._from_planes(x, shapes[0])
+
+    def _planes(self, x):
+        """[b 3 h*w] of [b h w 3]."""
+        x = self.emit("Reshape", [x, np.array([0, -1, 3])])
+        return self.emit("Transpose", [x], perm=[0, 2, 1])
+
+    def _from_planes(self, x, shape):
+        """[b h w c] of [b c h*w]."""
+        b, h, w, c = shape
+        x = self.emit("Reshape", [x, self._ints([b, c, h, w])])
+        return self.emit("Transpose", [x], perm=_TO_NHWC)
 
     def _instance_norm(self, inputs, shapes):
         if len(inputs) != 1:  # some positions are hidden
             return None
         channels = shapes[0][-1]
-        x = self.emit("Transpose", inputs, perm=_TO_NCHW)
         one, zero = np.ones(channels, np.float32), np.zeros(channels, np.float32)
-        x = self.emit("InstanceNormalization", [x, one, zero], epsilon=1e-5)
-        return self.emit("Transpose", [x], perm=_TO_NHWC)
+        return self._by_channels("InstanceNormalization", *inputs, one, zero, epsilon=1e-5)
+
+    def _to_cells(self, inputs, shapes):
+        cells = self._by_channels("SpaceToDepth", *inputs, blocksize=2)
+        self._cells[cells] = inputs[0]
+        return cells
+
+    def _from_cells(self, inputs, shapes):
+        if inputs[0] in self._cells:
+            return self._cells[inputs[0]]
+        return self._by_channels("DepthToSpace", *inputs, blocksize=2)
+
+    def _linear_of_cells(self, inputs, shapes):
+        x, kernel, bias = inputs
+        kernel = kernel.reshape(2, 2, shapes[0][-1], -1).transpose(3, 2, 0, 1)
+        x = self.emit("Transpose", [x], perm=_TO_NCHW)
+        return self._convolution([x, kernel, bias], {"strides": [2, 2]}, _TO_NHWC)
+
+    def _conv_by_taps(self, inputs, shapes):
+        x, kernel = inputs
+        x = self.emit("Transpose", [x], perm=_TO_NCHW)
+        return self._convolution([x, kernel.transpose(3, 0, 1, 2)], {}, _TO_NHWC)
+
+    def _upsample_conv(self, inputs, shapes):
+        """To cells, as `UpsampleConvToCells`, but for the border, which is upsampled first."""
+        x, kernel, bias = inputs
+        channels, dim = kernel.shape[2:]
+        x = self.emit("Transpose", [x], perm=_TO_NCHW)
+        edges = np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64)
+        # In the graph, so that a file has only the weights; a runtime computes it once.
+        taps = self.emit("Einsum", [UPSAMPLED, UPSAMPLED, kernel], equation="pat,qbu,tucd->pqdcab")
+        taps = self.emit("Reshape", [taps, np.array([4 * dim, channels, 3, 3])])
+        cells = self.emit(
+            "Conv", [self.emit("Pad", [x, edges], mode="edge"), taps, np.tile(bias, 4)]
+        )
+        result = self.emit("DepthToSpace", [cells], blocksize=2)
+
+        def border(axis, inside, outside):
+            """The first or last row or column."""
+            y = self._cut(x, {axis: inside})
+            y = self.emit("Resize", [y, "", np.array([1, 1, 2, 2], np.float32)], mode="linear")
+            y = self.emit("Pad", [y, edges], mode="reflect")
+            y = self.emit("Conv", [y, kernel.transpose(3, 2, 0, 1), bias])
+            return self._cut(y, {axis: outside})
+
+        for axis in (3, 2):
+            first = border(axis, (0, 2, 1), (0, 1, 1))
+            last = border(axis, (-2, _END, 1), (-1, _END, 1))
+            inner = self._cut(result, {axis: (1, -1, 1)})
+            result = self.emit("Concat", [first, inner, last], axis=axis)
+        return self.emit("Transpose", [result], perm=_TO_NHWC)
+
+    def _style_filter(self, inputs, shapes):
+        x, kernels = inputs
+        if shapes[0][0] != 1:  # a convolution has the same filters for a whole batch
+            return None
+        channels = shapes[0][-1]
+        kernels = self.emit("Reshape", [kernels, np.array([9, channels])])
+        kernels = self.emit("Transpose", [kernels], perm=[1, 0])
+        kernels = self.emit("Add", [kernels, np.eye(9, dtype=np.float32)[4]])
+        kernels = self.emit("Reshape", [kernels, np.array([channels, 1, 3, 3])])
+        padded = self._reflect_sides([x], shapes)
+        return self._by_channels("Conv", padded, kernels, group=channels)
+
+    def _map_colours(self, inputs, shapes):
+        x, matrix, shift = inputs
+        x = self.emit("Transpose", [x], perm=_TO_NCHW)
+        x = self.emit("MatMul", [matrix, self.emit("Reshape", [x, np.array([0, 3, -1])])])
+        x = self.emit("Add", [x, self.emit("Unsqueeze", [shift, np.array([2])])])
+        return self._from_planes(x, shapes[0])
 
     def _scan(self, equation, inputs):
         """Loops are unrolled: ours are short (chunks of attention)."""
@@ -463,7 +559,7 @@ class _Graph:
 
     def _rev(self, inputs, shapes, aval, dimensions, **_):
         # From the last entry (-1) to before the first.
-        return self._cut(inputs[0], {axis: (-1, -(2**31), -1) for axis in dimensions})
+        return self._cut(inputs[0], {axis: (-1, -_END, -1) for axis in dimensions})
 
     def _pad(self, inputs, shapes, aval, padding_config, **_):
         low, high, interior = zip(*padding_config, strict=True)
@@ -481,7 +577,7 @@ class _Graph:
         free_a = [x for i, x in enumerate(a) if i not in (*contract_a, *batch_a)]
         free_b = [x for j, x in enumerate(b) if j not in (*contract_b, *batch_b)]
         result = "".join([*(a[i] for i in batch_a), *free_a, *free_b])
-        # A plain product of matrices is one in every runtime; einsum may not be.
+        # A plain product of matrices is one in every runtime; einsum may not be, or be slower.
         if (
             not batch_a
             and tuple(contract_a) == (len(a) - 1,)
@@ -489,7 +585,18 @@ class _Graph:
             and len(b) == 2
         ):
             return self.emit("MatMul", inputs)
+        leading = tuple(range(len(a) - 2))
+        if tuple(batch_a) == tuple(batch_b) == leading and len(free_a) == len(free_b) == 1:
+            x, y = inputs
+            if a[-1] in free_a:
+                x = self._swapped(x, len(a))
+            if b[-1] not in free_b:
+                y = self._swapped(y, len(b))
+            return self.emit("MatMul", [x, y])
         return self.emit("Einsum", inputs, equation=f"{''.join(a)},{''.join(b)}->{result}")
+
+    def _swapped(self, x, rank):
+        return self.emit("Transpose", [x], perm=[*range(rank - 2), rank - 1, rank - 2])
 
     def _conv_general_dilated(
         self, inputs, shapes, aval, window_strides, padding, lhs_dilation, rhs_dilation,

@@ -20,7 +20,9 @@ ENCODE_STYLE, STYLIZE, STUDENT = "encode_style.onnx", "stylize.onnx", "student.o
 """Names of the files."""
 
 
-def onnx_files(model: Student, weights: str = "float32") -> dict[str, bytes]:
+def onnx_files(
+    model: Student, weights: str = "float32", *, batch: int | None = None
+) -> dict[str, bytes]:
     """ONNX models (opset 18) by file name, for batches and pictures of any size.
 
     - `encode_style.onnx`: "style" [b h w 3] to what the student keeps of it, some outputs.
@@ -34,6 +36,7 @@ def onnx_files(model: Student, weights: str = "float32") -> dict[str, bytes]:
 
     Args:
         weights: how the files keep them, "float32" or "float16"; the computation is in float32.
+        batch: how many pictures they take at once, if it is known; one at a time is faster.
 
     Raises:
         InputError: onnx is missing.
@@ -56,11 +59,11 @@ def onnx_files(model: Student, weights: str = "float32") -> dict[str, bytes]:
         stylised = student.decode(mirrored(content, content_stride), [memory])
         return jnp.clip(stylised[:, :h, :w], 0, 1)
 
-    content, style = _pictures({"": content_stride, "style_": style_stride})
+    content, style = _pictures({"": content_stride, "style_": style_stride}, batch)
     encoded = jax.eval_shape(encode_style, parameters, style)
     leaves, structure = jax.tree.flatten_with_path(encoded)
     names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
-    memory = _inputs([leaf for _, leaf in leaves], content.shape[0])
+    memory = _inputs([leaf for _, leaf in leaves], content)
     metadata = {
         "student": student_name(model.config),
         "content_stride": str(content_stride),
@@ -121,25 +124,27 @@ def _without_parts(model: Student) -> Student:
     return model
 
 
-def _pictures(strides: Mapping[str, int]) -> list[jax.ShapeDtypeStruct]:
+def _pictures(strides: Mapping[str, int], batch: int | None) -> list[jax.ShapeDtypeStruct]:
     """Batches of pictures of any size, each with sides by a name of their own and a stride."""
     sides = {f"{name}{side}": k for name, k in strides.items() for side in ("height", "width")}
     # Reflection and upsampling need two positions a side.
     constraints = [f"floordiv({side} + {k - 1}, {k}) >= 2" for side, k in sides.items()]
-    batch, *dims = jax.export.symbolic_shape(f"batch, {', '.join(sides)}", constraints=constraints)
+    names = ", ".join(("batch" if batch is None else str(batch), *sides))
+    size, *dims = jax.export.symbolic_shape(names, constraints=constraints)
     return [
-        jax.ShapeDtypeStruct((batch, *dims[i : i + 2], 3), np.float32)
+        jax.ShapeDtypeStruct((size, *dims[i : i + 2], 3), np.float32)
         for i in range(0, len(dims), 2)
     ]
 
 
-def _inputs(leaves: Sequence[Any], batch: Any) -> list[jax.ShapeDtypeStruct]:
+def _inputs(leaves: Sequence[Any], content: jax.ShapeDtypeStruct) -> list[jax.ShapeDtypeStruct]:
     """Arrays of which each size that depends on the style's is a variable."""
+    batch, height, *_ = content.shape
     variables: dict[str, Any] = {str(batch): batch}
     for dim in (dim for leaf in leaves for dim in leaf.shape):
         if not isinstance(dim, int) and str(dim) not in variables:
             name = f"size{len(variables)}"
-            (variables[str(dim)],) = jax.export.symbolic_shape(name, scope=batch.scope)
+            (variables[str(dim)],) = jax.export.symbolic_shape(name, scope=height.scope)
     return [
         jax.ShapeDtypeStruct(
             [dim if isinstance(dim, int) else variables[str(dim)] for dim in leaf.shape], leaf.dtype

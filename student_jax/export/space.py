@@ -50,7 +50,7 @@ def write_space(model: Student, folder: Path, sdk: Sdk) -> None:
         settings, where = "app_file: index.html", "It is computed in your browser."
     else:
         make_folder(folder)
-        files = onnx_files(model, "float16")
+        files = onnx_files(model, "float16", batch=1)
         for name in (ENCODE_STYLE, STYLIZE):
             with atomic_write(folder / name) as file:
                 file.write(files[name])

@@ -103,7 +103,7 @@ def changed(
     if preserve_colour:
         change = (change @ LUMA.astype(np.float32))[..., None]
     change *= share
-    stylised = pixels + change
+    stylised = np.add(pixels, change, out=None if preserve_colour else change)
     return np.clip(stylised, 0, 1, out=stylised)
 
 

@@ -45,5 +45,7 @@ def mirror_pad(
 ) -> Float32[np.ndarray, "*b h2 w2 3"]:
     """Mirror pictures at their lower and right border until they have this size."""
     h, w = images.shape[-3:-1]
+    if (h, w) == (height, width):
+        return images
     extra = (*[(0, 0)] * (images.ndim - 3), (0, height - h), (0, width - w), (0, 0))
     return np.pad(images, extra, mode="symmetric")

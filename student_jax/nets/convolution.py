@@ -141,7 +141,7 @@ def _upsample_and_sum(
 # Cells of 2 x 2 positions, side by side in the channels, let a CPU compute the last layers, of few
 # channels at many positions, as convolutions of more channels at a quarter of the positions.
 
-_UPSAMPLED = np.array(
+UPSAMPLED = np.array(
     [
         [[0.75, 0.25, 0.0], [0.25, 0.75, 0.75], [0.0, 0.0, 0.25]],
         [[0.25, 0.0, 0.0], [0.75, 0.75, 0.25], [0.0, 0.25, 0.75]],
@@ -165,13 +165,12 @@ class UpsampleConvToCells(UpsampleConv):
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c2"]:
         """Upsample and convolve, as one convolution at the low resolution."""
-        kernel = self.kernel[...]
         # Rows, columns and channels in; rows and columns in a cell, and channels, out.
-        kernel = jnp.einsum("pat,qbu,tucd->abcpqd", _UPSAMPLED, _UPSAMPLED, kernel)
+        kernel = jnp.einsum("pat,qbu,tucd->abcpqd", UPSAMPLED, UPSAMPLED, self.kernel[...])
         kernel = kernel.reshape(3, 3, kernel.shape[2], -1).astype(self.dtype)
         # As in `ReflectConv`: with padding of its own it is faster.
         y = jax.lax.conv_general_dilated(
-            _with_edges(x.astype(self.dtype)),
+            with_edges(x.astype(self.dtype)),
             kernel,
             (1, 1),
             "SAME",
@@ -185,19 +184,70 @@ class ReflectConvOfCells(ReflectConv):
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c2"]:
         """Convolve. The cell at the border, once more beyond it, is the mirror image there."""
-        b, h, w, c = x.shape
         kernel, dtype = self.kernel[...], self.dtype or x.dtype
         kernel = jnp.einsum("pmat,qnbu,tucd->mncabpqd", _NEIGHBOURS, _NEIGHBOURS, kernel)
-        # A convolution to so few channels takes a CPU twice as long as a product whose parts are
-        # shifted and summed.
-        padded = _with_edges(x.astype(dtype))
-        taps = padded.reshape(-1, c) @ kernel.reshape(c, -1).astype(dtype)
-        taps = taps.reshape(b, h + 2, w + 2, 3, 3, -1)
-        y = sum(taps[:, i : i + h, j : j + w, i, j] for i in range(3) for j in range(3))
-        return y + jnp.tile(self.bias[...], 4).astype(dtype)
+        kernel = kernel.reshape(x.shape[3], 3, 3, -1).astype(dtype)
+        return conv_by_taps(with_edges(x.astype(dtype)), kernel) + jnp.tile(
+            self.bias[...], 4
+        ).astype(dtype)
 
 
-def _with_edges(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+@jax.jit
+def conv_by_taps(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "c 3 3 c2"]
+) -> Float[Array, "b h-2 w-2 c2"]:
+    """A 3 x 3 convolution without padding.
+
+    To few channels, a convolution takes a CPU twice as long as a product whose parts are shifted
+    and summed.
+    """
+    b, h, w, c = x.shape
+    taps = (x.reshape(-1, c) @ kernel.reshape(c, -1)).reshape(b, h, w, 3, 3, -1)
+    return sum(taps[:, i : i + h - 2, j : j + w - 2, i, j] for i in range(3) for j in range(3))
+
+
+class LinearOfCells(nnx.Linear):
+    """A linear map of cells of 2 x 2 positions, which halves height and width.
+
+    Args:
+        options: further ones of `nnx.Linear`.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int, **options):
+        super().__init__(4 * in_dim, out_dim, **options)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h/2 w/2 c2"]:
+        """Map every cell."""
+        dtype = self.dtype or x.dtype
+        kernel, bias = (p[...].astype(dtype) for p in (self.kernel, self.bias))
+        return linear_of_cells(x.astype(dtype), kernel, bias)
+
+
+@jax.jit
+def linear_of_cells(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "4*c c2"], bias: Float[Array, " c2"]
+) -> Float[Array, "b h/2 w/2 c2"]:
+    """What `LinearOfCells` computes."""
+    return to_cells(x) @ kernel + bias
+
+
+@jax.jit
+def to_cells(x: Float[Array, "b h w c"]) -> Float[Array, "b h/2 w/2 4*c"]:
+    """2 x 2 positions to one."""
+    b, h, w, c = x.shape
+    return x.reshape(b, h // 2, 2, w // 2, 2, c).swapaxes(2, 3).reshape(b, h // 2, w // 2, 4 * c)
+
+
+@jax.jit
+def from_cells(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c/4"]:
+    """The inverse of `to_cells`."""
+    b, h, w, c = x.shape
+    return x.reshape(b, h, w, 2, 2, c // 4).swapaxes(2, 3).reshape(b, 2 * h, 2 * w, c // 4)
+
+
+@jax.jit
+def with_edges(x: Float[Array, "b h w c"]) -> Float[Array, "b h+2 w+2 c"]:
+    """Height and width continued by the entries at the border."""
     for axis in (1, 2):
         n, at = x.shape[axis], functools.partial(jax.lax.slice_in_dim, x, axis=axis)
         x = jnp.concatenate([at(0, 1), x, at(n - 1, n)], axis)

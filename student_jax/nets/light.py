@@ -5,7 +5,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from student_jax.nets.convolution import ReflectConv
+from student_jax.nets.convolution import LinearOfCells, ReflectConv
 
 
 class LightStage(nnx.Module):
@@ -17,7 +17,7 @@ class LightStage(nnx.Module):
 
     def __init__(self, in_dim: int, out_dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         init = nnx.initializers.he_normal()
-        self.merge = nnx.Linear(4 * in_dim, out_dim, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.merge = LinearOfCells(in_dim, out_dim, kernel_init=init, dtype=dtype, rngs=rngs)
         self.conv1, self.conv2 = (
             ReflectConv(out_dim, out_dim, kernel_init=init, dtype=dtype, rngs=rngs)
             for _ in range(2)
@@ -25,9 +25,7 @@ class LightStage(nnx.Module):
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h/2 w/2 c2"]:
         """Transform the features at half their height and width."""
-        b, h, w, c = x.shape
-        patches = x.reshape(b, h // 2, 2, w // 2, 2, c).swapaxes(2, 3)
-        x = nnx.relu(self.merge(patches.reshape(b, h // 2, w // 2, 4 * c)))
+        x = nnx.relu(self.merge(x))
         return nnx.relu(x + self.conv2(nnx.relu(self.conv1(x))))
 
 

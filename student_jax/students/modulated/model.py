@@ -16,7 +16,14 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from student_jax.nets import imagenet
-from student_jax.nets.convolution import ReflectConvOfCells, UpsampleConv, UpsampleConvToCells
+from student_jax.nets.convolution import (
+    LinearOfCells,
+    ReflectConvOfCells,
+    UpsampleConv,
+    UpsampleConvToCells,
+    from_cells,
+    to_cells,
+)
 from student_jax.nets.light import LightBackbone, LightStage
 from student_jax.nets.mixture import places
 from student_jax.nets.pictures import check_sides
@@ -101,7 +108,7 @@ class ModulatedStudent(nnx.Module):
 
         self.swap = StyleSwap(code, quarter, **options)
         self.entrance = Modulation(code, quarter, **options)
-        self.down = nnx.Linear(4 * quarter, eighth, **options)
+        self.down = LinearOfCells(quarter, eighth, **options)
         self.blocks = nnx.List(
             ModulatedBlock(eighth, code, **options) for _ in range(config.num_blocks)
         )
@@ -153,7 +160,7 @@ class ModulatedStudent(nnx.Module):
         check_sides("style", style, multiple=self.config.style_stride)
         style = imagenet.normalise(style)
         fine = instance_norm(self.content2(self.content1(style)))
-        values = _even_grid(_to_cells(fine), STYLE_SIDE)
+        values = _even_grid(to_cells(fine), STYLE_SIDE)
         return StyleMemory(
             colour_statistics(colour_moments(style, self.config.style_stride)),
             jnp.concatenate([feature_statistics(x) for x in self.style_backbone(style)], axis=-1),
@@ -189,7 +196,7 @@ class ModulatedStudent(nnx.Module):
         """First part of `decode`: features at stride 4, 2 x 2 of them to a token of 8 pixels."""
         # Reflection and upsampling need two positions a side.
         check_sides("content", content, multiple=self.config.content_stride, at_least=2)
-        return _to_cells(self.content2(self.content1(imagenet.normalise(content))))
+        return to_cells(self.content2(self.content1(imagenet.normalise(content))))
 
     def context(
         self, tokens: Float[Array, "b h w c"], hidden: Bool[Array, "b h w"] | None = None
@@ -207,34 +214,34 @@ class ModulatedStudent(nnx.Module):
     ) -> Transformed:
         """Second part of `decode`, the only one that looks at the picture as a whole."""
         fine_hidden = None if hidden is None else hidden.repeat(2, 1).repeat(2, 2)
-        fine = instance_norm(_from_cells(tokens), fine_hidden)
-        cells = _to_cells(fine)
+        fine = instance_norm(from_cells(tokens), fine_hidden)
+        cells = to_cells(fine)
         style = _mixed(memories, weights)
         statistics = jnp.concatenate([*style.colours, style.features], axis=-1)
         code = nnx.gelu(self.code2(nnx.gelu(self.code1(statistics))))
 
-        fine_noise = _from_cells(context)
+        fine_noise = from_cells(context)
         noise = 2 * context.reshape(*context.shape[:3], 4, -1).mean(3)
         # A mean of many cells has less contrast than each.
-        swapped = _from_cells(self.swap.swapped(cells, style.keys, style.values))
+        swapped = from_cells(self.swap.swapped(cells, style.keys, style.values))
         fine = self.swap(fine, instance_norm(swapped, fine_hidden), code)
         fine = self.entrance(fine, code)
-        coarse = self.down(_to_cells(fine))
+        coarse = self.down(fine)
         for block in self.blocks:
             apply = nnx.remat(type(block).__call__) if self.remat else type(block).__call__
             coarse = apply(block, coarse, noise, code, hidden)
         fine = fine + self.up4(coarse)
         fine = self.block4(fine, fine_noise, code, fine_hidden)
-        return Transformed(_to_cells(instance_norm(fine, fine_hidden)), style.colours, code)
+        return Transformed(to_cells(instance_norm(fine, fine_hidden)), style.colours, code)
 
     def decode_tokens(self, transformed: Transformed) -> Float[Array, "b h2 w2 3"]:
         """Last part of `decode`: transformed tokens to pixels."""
         code = transformed.code
-        x = nnx.leaky_relu(self.exit(_from_cells(transformed.tokens), code), 0.2)
+        x = nnx.leaky_relu(self.exit(from_cells(transformed.tokens), code), 0.2)
         x = self.filter2(self.up2(x), code)
         x = nnx.leaky_relu(self.modulation2(x, code), 0.2)
-        x = _from_cells(self.pixels(nnx.leaky_relu(self.up1(x), 0.2)))
-        return imagenet.denormalise(_coloured(x.astype(jnp.float32), transformed.colours))
+        x = from_cells(self.pixels(nnx.leaky_relu(self.up1(x), 0.2)))
+        return map_colours(x.astype(jnp.float32), *_colour_map(transformed.colours))
 
     def learning_group(self, path: tuple[str | int, ...]) -> LearningGroup:
         """The style's backbone has a rate of its own; the preset's is that of the rest."""
@@ -258,30 +265,44 @@ def _mixed(memories: Sequence[StyleMemory], weights: Float[Array, " s"] | None) 
     return statistics._replace(keys=keys, values=values)
 
 
-def _coloured(x: Float[Array, "b h w 3"], colours: ColourStatistics) -> Float[Array, "b h w 3"]:
-    """Values in standard units to colours with the style's means and covariances.
+def _colour_map(colours: ColourStatistics) -> tuple[Float[Array, "b 3 3"], Float[Array, "b 3"]]:
+    """The matrix L and the vector m of the style that make pixels, L x + m, of values in standard
+    units.
 
-    mean + L x, where L L^T is the covariance of the style's colours (the Cholesky decomposition,
-    written out): white noise would get the style's colours. Green, the most like luminance, is
-    first.
+    L L^T is the covariance of the style's colours (the Cholesky decomposition, written out) and m
+    their mean: white noise would get the style's colours. Green, the most like luminance, is first.
     """
-    red, green, blue = (colours.deviation[:, i, None, None] for i in range(3))
+    red, green, blue = (colours.deviation[:, i] for i in range(3))
     red_green, red_blue, green_blue = (
-        jnp.clip(colours.correlation[:, i, None, None], -0.99, 0.99) for i in range(3)
+        jnp.clip(colours.correlation[:, i], -0.99, 0.99) for i in range(3)
     )
     own_red = jnp.sqrt(1 - red_green**2)
     blue_red = (red_blue - green_blue * red_green) / own_red
     own_blue = jnp.sqrt(jnp.maximum(1 - green_blue**2 - blue_red**2, 1e-4))
-    first, second, third = (x[..., i] for i in range(3))
-    scaled = jnp.stack(
+    none = jnp.zeros_like(red)
+    rows = [
+        [red * red_green, red * own_red, none],
+        [green, none, none],
+        [blue * green_blue, blue * blue_red, blue * own_blue],
+    ]
+    matrix = jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
+    pixels = imagenet.denormalise(colours.mean[:, None, None])[:, 0, 0]
+    return matrix * imagenet.STD[0, 0, :, None], pixels
+
+
+@jax.jit  # in name: see `reflect_sides`
+def map_colours(
+    x: Float[Array, "b h w 3"], matrix: Float[Array, "b 3 3"], shift: Float[Array, "b 3"]
+) -> Float[Array, "b h w 3"]:
+    """Another colour for each: matrix x + shift, in sums written out, which suits a CPU."""
+    matrix, shift = matrix[:, None, None], shift[:, None, None]
+    return jnp.stack(
         [
-            red * (red_green * first + own_red * second),
-            green * first,
-            blue * (green_blue * first + blue_red * second + own_blue * third),
+            sum((matrix[..., i, j] * x[..., j] for j in range(3)), start=shift[..., i])
+            for i in range(3)
         ],
         axis=-1,
     )
-    return colours.mean[:, None, None] + scaled
 
 
 def _even_grid(cells: Float[Array, "b h w c"], side: int) -> Float[Array, "b n c"]:
@@ -292,15 +313,3 @@ def _even_grid(cells: Float[Array, "b h w c"], side: int) -> Float[Array, "b n c
     inside: dict[str, Any] = {"mode": "promise_in_bounds", "wrap_negative_indices": False}
     grid = cells.at[:, rows].get(**inside).at[:, :, columns].get(**inside)
     return grid.reshape(b, side * side, c)
-
-
-def _to_cells(x: Float[Array, "b h w c"]) -> Float[Array, "b h/2 w/2 4*c"]:
-    """2 x 2 positions to one."""
-    b, h, w, c = x.shape
-    return x.reshape(b, h // 2, 2, w // 2, 2, c).swapaxes(2, 3).reshape(b, h // 2, w // 2, 4 * c)
-
-
-def _from_cells(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c/4"]:
-    """The inverse of `_to_cells`."""
-    b, h, w, c = x.shape
-    return x.reshape(b, h, w, 2, 2, c // 4).swapaxes(2, 3).reshape(b, 2 * h, 2 * w, c // 4)

@@ -86,13 +86,21 @@ class StyleFilter(nnx.Module):
         self, x: Float[Array, "b h w c"], code: Float[Array, "b d"]
     ) -> Float[Array, "b h w c"]:
         """Transform the features, reflected at the borders."""
-        b, h, w, c = x.shape
-        kernels = self.map(code).reshape(b, 3, 3, 1, 1, c)
-        padded = reflect_sides(x)
-        for row in range(3):
-            for column in range(3):
-                x = x + kernels[:, row, column] * padded[:, row : row + h, column : column + w]
-        return x
+        return style_filter(x, self.map(code))
+
+
+@jax.jit  # in name: see `reflect_sides`
+def style_filter(
+    x: Float[Array, "b h w c"], kernels: Float[Array, "b 9*c"]
+) -> Float[Array, "b h w c"]:
+    """What `StyleFilter` computes."""
+    b, h, w, c = x.shape
+    kernels = kernels.reshape(b, 3, 3, 1, 1, c)
+    padded = reflect_sides(x)
+    for row in range(3):
+        for column in range(3):
+            x = x + kernels[:, row, column] * padded[:, row : row + h, column : column + w]
+    return x
 
 
 class NoiseGain(nnx.Module):

@@ -29,7 +29,7 @@ def folder(model, tmp_path_factory):
     root = tmp_path_factory.mktemp("quick")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # symbolic shapes
-        for name, file in onnx_files(model).items():
+        for name, file in onnx_files(model, batch=1).items():
             (root / name).write_bytes(file)
     return root
 
@@ -97,7 +97,7 @@ def test_only_bundled_students_have_files(tmp_path):
 def test_files_are_made_once(folder, tmp_path, monkeypatch):
     made = []
 
-    def files(*_):
+    def files(*_, **__):
         made.append(1)
         return {name: (folder / name).read_bytes() for name in quick.FILES}
 

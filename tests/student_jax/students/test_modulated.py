@@ -11,14 +11,15 @@ from flax import nnx
 from test_students import TINY as ALL
 
 from student_jax.inference.stylist import Stylist
+from student_jax.nets import imagenet
+from student_jax.nets.convolution import from_cells, to_cells
 from student_jax.nets.statistics import ColourStatistics, colour_moments, colour_statistics
 from student_jax.students.modulated.model import (
     StyleMemory,
-    _coloured,
+    _colour_map,
     _even_grid,
-    _from_cells,
     _mixed,
-    _to_cells,
+    map_colours,
 )
 from student_jax.students.modulated.modulation import (
     NOISE_MAPS,
@@ -59,7 +60,8 @@ def test_white_noise_gets_the_colours_of_the_style():
     white = (white @ vectors / np.sqrt(values)).reshape(1, 64, 64, 3)
 
     colours = colour_statistics(colour_moments(jnp.asarray(style), 16))
-    result = np.asarray(_coloured(jnp.asarray(white), colours)).reshape(-1, 3)
+    result = map_colours(jnp.asarray(white), *_colour_map(colours))
+    result = np.asarray(imagenet.normalise(result)).reshape(-1, 3)
 
     flat = style.reshape(-1, 3)
     np.testing.assert_allclose(result.mean(0), flat.mean(0), atol=1e-4)
@@ -79,10 +81,10 @@ def test_instance_norm_by_hand_and_without_what_is_hidden():
 
 def test_cells_hold_2_x_2_positions():
     x = jnp.arange(4 * 6 * 3).reshape(1, 4, 6, 3) * 1.0
-    cells = _to_cells(x)
+    cells = to_cells(x)
     assert cells.shape == (1, 2, 3, 12)
     np.testing.assert_array_equal(cells[0, 1, 2], x[0, 2:4, 4:6].reshape(-1))
-    np.testing.assert_array_equal(_from_cells(cells), x)
+    np.testing.assert_array_equal(from_cells(cells), x)
 
 
 def test_the_noise_of_a_position_is_always_the_same_and_does_not_come_again():
@@ -112,7 +114,7 @@ def test_the_filter_is_a_convolution_with_the_style_s_kernels():
 
 def test_every_style_mixes_the_noise_in_its_own_way():
     layer = NoiseGain(5, 3, dtype=jnp.float32, rngs=nnx.Rngs(0))
-    x, noise = jnp.zeros((2, 4, 6, 3)), _from_cells(noise_cells(2, 3))
+    x, noise = jnp.zeros((2, 4, 6, 3)), from_cells(noise_cells(2, 3))
     code = jax.random.normal(jax.random.key(1), (2, 5))
     gains = np.asarray(layer.map(code)).reshape(2, NOISE_MAPS, 3)
     expected = np.einsum("hwk,bkc->bhwc", np.asarray(noise[0]), gains)
