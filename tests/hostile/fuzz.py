@@ -1,7 +1,8 @@
+#!/usr/bin/env python
 """Coverage-guided fuzzing of what reads files: manifests, arrays, weights and pictures.
 
     pip install atheris
-    OMP_NUM_THREADS=1 python tests/hostile/fuzz.py picture runs/fuzz/picture -max_total_time=3600
+    OMP_NUM_THREADS=1 tests/hostile/fuzz.py runs/fuzz/picture -max_total_time=3600
 
 Atheris (libFuzzer) changes files so that they reach other lines of our code and of Pillow's Python
 code. An entrance that does not refuse a file by an `InputError` ends the search; the file is then
@@ -119,20 +120,20 @@ def mutated(encoded: bytes, largest: int, seed: int) -> bytes:
 
 
 def main() -> None:
-    """Fuzz the entrance that the first argument names."""
-    entrance, *options = sys.argv[1:]
-    seeds = CORPUS / entrance
-    for folder in options:
-        if not folder.startswith("-"):
-            os.makedirs(folder, exist_ok=True)
+    """Fuzz the entrance that the first folder is named after."""
+    options = sys.argv[1:]
+    folders = [Path(option) for option in options if not option.startswith("-")]
+    entrance = folders[0].name
+    folders[0].mkdir(parents=True, exist_ok=True)
     # A file in memory: each input is written.
     memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
     with tempfile.TemporaryDirectory(dir=memory) as folder:
         path = place(entrance, Path(folder))
         limits = ["-timeout=30", "-rss_limit_mb=2048", "-max_len=65536"]
-        folders = [str(seeds)] if not any("-merge=1" in option for option in options) else []
+        merging = any(option.startswith("-merge") for option in options)
+        seeds = [] if merging else [str(CORPUS / entrance)]
         atheris.Setup(
-            [sys.argv[0], *limits, *options, *folders],
+            [sys.argv[0], *limits, *options, *seeds],
             lambda encoded: attempt(entrance, encoded, path),
             **({"custom_mutator": mutated} if entrance in ("manifest", "safetensors") else {}),
         )
