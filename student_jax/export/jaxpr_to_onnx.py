@@ -46,6 +46,12 @@ _TO_NCHW, _TO_NHWC = [0, 3, 1, 2], [0, 2, 3, 1]
 _END = 2**31
 """Beyond every axis."""
 
+# Operations that compute nothing.
+_MOVES = (
+    "reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "slice", "split",
+    "concatenate", "convert_element_type", "copy",
+)  # fmt: skip
+
 # Operations on constants are carried out here and now, unless they only blow them up.
 _LARGEST_FOLDED = 2**22
 
@@ -107,7 +113,8 @@ def to_onnx(
 
 
 class _Weight(np.ndarray):
-    """A constant that is a weight, or was made of one; others are kept as they are."""
+    """A constant of weights as they are. What was computed of them, which is little, is kept in
+    float32: rounded, it would not be what rounded weights give."""
 
 
 def _value(name: str, shape: Sequence[Any]) -> onnx.ValueInfoProto:
@@ -198,7 +205,8 @@ class _Graph:
         if self._is_folded(equation, inputs):
             results = equation.primitive.bind(*map(np.asarray, inputs), **params)
             results = results if equation.primitive.multiple_results else [results]
-            made_of = _Weight if any(isinstance(x, _Weight) for x in inputs) else np.ndarray
+            moved = name in _MOVES and any(isinstance(x, _Weight) for x in inputs)
+            made_of = _Weight if moved else np.ndarray
             return [np.asarray(x).view(made_of) for x in results]
         if name in _CALLS:
             return self._call(params, params[_CALLS[name]], inputs)

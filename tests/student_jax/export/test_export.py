@@ -172,9 +172,8 @@ def test_onnx_with_weights_in_float16(small):
         onnxruntime.InferenceSession(file).run(None, pictures)[0]
         for file in (files["student.onnx"], halved)
     ]
-    # The kernels of the last layers are computed from weights before they are kept: a tenth of a
-    # grey level.
-    np.testing.assert_allclose(*results, atol=4e-4)
+    # Float16 holds these weights: what is computed of them is the same, but for its order.
+    np.testing.assert_allclose(*results, atol=1e-5)
     assert len(halved) < len(files["student.onnx"])
 
 
