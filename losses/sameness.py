@@ -23,7 +23,7 @@ def sameness_loss(
     `BLUR_DEVIATION` pixels takes away. Two styles that share a grain have 1; styles whose marks
     have nothing to do with one another have 0, and so has a picture without marks. Diversity was
     asked for in a loss by Li et al., "Diversified Texture Synthesis with Feed-Forward Networks",
-    CVPR 2017, section 3.3; this is the measure `sameness` as a loss.
+    CVPR 2017; this one is the measure `sameness`, squared.
 
     Args:
         prediction, other: the content in two styles, in [0, 1].

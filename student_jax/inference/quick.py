@@ -27,12 +27,15 @@ from student_jax.inference.sides import fitted_style, mirror_pad
 from student_jax.inference.strokes import check_stroke_size, working_size
 from student_jax.nets.mixture import places
 from triplets import InputError
-from triplets.atomic import atomic_write
+from triplets.atomic import atomic_write, write_json
 
 STUDENTS = Path(__file__).parents[1] / "students"
 FILES = ("encode_style.onnx", "stylize.onnx")
 
-REVISION = 4
+CHECKSUMS = "sha256.json"
+"""Of the files; what a cache lost or changed is made anew."""
+
+REVISION = 5
 """Of the files: another one when `export.onnx_files` writes other graphs."""
 
 BYTES_PER_PIXEL = {"vectors": 240, "tokens": 4096}
@@ -236,25 +239,43 @@ def quick_files(checkpoint: str) -> Path | None:
         return None
     if importlib.util.find_spec("onnxruntime") is None:
         return None
-    key = hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
+    key = _sha256(weights.read_bytes())[:16]
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(root) / "style-distil" / "onnx" / f"{checkpoint}-{key}-{REVISION}"
-    if all((folder / name).is_file() for name in FILES):
+    import onnxruntime
+
+    # What one version of ONNX Runtime rewrote, another may not read.
+    name = f"{checkpoint}-{key}-{REVISION}-{onnxruntime.__version__}"
+    folder = Path(root) / "style-distil" / "onnx" / name
+    if _are_whole(folder):
         return folder
     if importlib.util.find_spec("onnx") is None:
         return None
     from student_jax.export.onnx_files import onnx_files
     from student_jax.weights.folder import open_student
 
-    files = onnx_files(open_student(checkpoint), batch=1)
+    made = onnx_files(open_student(checkpoint), batch=1)
+    files = {name: _optimised(made[name]) for name in FILES}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in FILES:
+        for name, data in files.items():
             with atomic_write(folder / name) as file:
-                file.write(_optimised(files[name]))
+                file.write(data)
+        write_json(folder / CHECKSUMS, {name: _sha256(data) for name, data in files.items()})
     except OSError:  # a cache that cannot be written is no reason not to stylise
         return None
     return folder
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _are_whole(folder: Path) -> bool:
+    try:
+        sums = json.loads((folder / CHECKSUMS).read_text())
+        return sums == {name: _sha256((folder / name).read_bytes()) for name in FILES}
+    except (OSError, ValueError):
+        return False
 
 
 def _optimised(file: bytes) -> bytes:

@@ -94,7 +94,7 @@ def test_only_bundled_students_have_files(tmp_path):
         assert quick_files(checkpoint) is None
 
 
-def test_files_are_made_once(folder, tmp_path, monkeypatch):
+def test_files_are_made_once_and_anew_when_damaged(folder, tmp_path, monkeypatch):
     made = []
 
     def files(*_, **__):
@@ -105,6 +105,13 @@ def test_files_are_made_once(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("student_jax.export.onnx_files.onnx_files", files)
     first, second = quick_files("modulated"), quick_files("modulated")
     assert first == second and first.is_relative_to(tmp_path) and made == [1]
+    kept = first / "stylize.onnx"
+    whole = kept.read_bytes()
+    flipped = bytes([*whole[:-9], whole[-9] ^ 1, *whole[-8:]])
+    for times, damaged in enumerate((whole[:100], flipped, b""), start=2):
+        kept.write_bytes(damaged)
+        assert quick_files("modulated") == first
+        assert kept.read_bytes() == whole and len(made) == times
 
 
 def test_the_command_starts_without_jax():
