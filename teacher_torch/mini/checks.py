@@ -63,9 +63,8 @@ def check_autoencoder(
 
 def _reconstruct(autoencoder: AutoencoderKL, images: Tensor) -> Tensor:
     images = images.to(autoencoder.device).contiguous(memory_format=torch.channels_last)
-    with torch.autocast(images.device.type, torch.bfloat16):
-        decoded = autoencoder.decode(autoencoder.encode(images).latent_dist.mode()).sample
-    return decoded.float().clamp(-1, 1).cpu()
+    decoded = autoencoder.decode(autoencoder.encode(images).latent_dist.mode()).sample
+    return decoded.clamp(-1, 1).cpu()
 
 
 class UNetCheck:
@@ -129,8 +128,7 @@ class UNetCheck:
 
 def _run(unet: UNet2DConditionModel, noisy: Tensor, timestep: Tensor, condition: Tensor) -> Tensor:
     noisy = noisy.contiguous(memory_format=torch.channels_last)
-    with torch.autocast(noisy.device.type, torch.bfloat16):
-        return unet(noisy, timestep, condition).sample.float()
+    return unet(noisy, timestep, condition).sample
 
 
 def write_sheet(path: Path, rows: list[Float[Tensor, "b 3 h w"]]) -> None:

@@ -46,7 +46,10 @@ class LatentPool(Dataset):
         *,
         size: int,
         seed: int,
+        standardise: bool = True,
+        dtype: torch.dtype = torch.bfloat16,
     ):
+        """`standardise`: give the latents unit deviation; else they stay as they are."""
         make_folder(folder)
         self.latents, self.statistics = [], []
         starts = range(0, size, SHARD)
@@ -56,7 +59,7 @@ class LatentPool(Dataset):
             paths = [folder / f"{start:06}-{len(part)}.{kind}.npy" for kind in ("stats", "latents")]
             if not paths[1].exists():
                 for path, array in zip(
-                    paths, encode_crops(autoencoder, vgg, crops, part), strict=True
+                    paths, encode_crops(autoencoder, vgg, crops, part, dtype), strict=True
                 ):
                     with atomic_write(path) as file:
                         np.save(file, array)
@@ -65,6 +68,11 @@ class LatentPool(Dataset):
             self.latents.append(latents)
         self.size, self.seed = size, seed
         self.moments = self._moments(folder / "moments.safetensors")
+        if not standardise:
+            mean, std, *_ = self.moments
+            self.moments = self.moments._replace(
+                latent_mean=torch.zeros_like(mean), latent_std=torch.ones_like(std)
+            )
 
     def _moments(self, path: Path) -> Moments:
         if not path.exists():
@@ -96,14 +104,18 @@ class LatentPool(Dataset):
 
 @torch.inference_mode()
 def encode_crops(
-    autoencoder: AutoencoderKL, vgg: VGG16, crops: Dataset, indices: range
+    autoencoder: AutoencoderKL,
+    vgg: VGG16,
+    crops: Dataset,
+    indices: range,
+    dtype: torch.dtype = torch.bfloat16,
 ) -> tuple[Float16[np.ndarray, "n s"], Float16[np.ndarray, "n c h w"]]:
     """Statistics, and latents, the modes of their posteriors."""
     device = autoencoder.device
     statistics, latents = [], []
     for images in DataLoader(crops, batch_size=16, sampler=indices, num_workers=1):
         images = images.to(device).to(memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
             mode = autoencoder.encode(images).latent_dist.mode()
             numbers = picture_statistics(vgg(images / 2 + 0.5))
         for rows, values in ((statistics, numbers), (latents, mode)):

@@ -6,7 +6,8 @@ Stage 2 encodes a pool of crops and trains the UNet on their latents: v-predicti
 Both keep an exponential moving average, checkpoint themselves in the workdir and continue from
 there; each training sample is a function of (seed, stage, index), so a continued run sees what an
 unbroken one would. The learning rate stays constant until the last fifth, hence a longer training
-can take up a shorter one where its rate began to fall.
+can take up a shorter one where its rate began to fall. Both stages can begin with the networks of
+another model.
 """
 
 import copy
@@ -16,6 +17,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler
@@ -27,8 +29,9 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from teacher_torch.devices import open_device
+from teacher_torch.latent_diffusion import Components, load_components
 from teacher_torch.mini.checks import UNetCheck, check_autoencoder, load_crops
-from teacher_torch.mini.condition import PictureCondition, null_condition
+from teacher_torch.mini.condition import WIDTH, PictureCondition, null_condition
 from teacher_torch.mini.crops import NativeCrops
 from teacher_torch.mini.latents import LatentPool
 from teacher_torch.mini.networks import (
@@ -57,6 +60,8 @@ class PretrainConfig:
     """CSV table with the columns "file" and "artist": paintings are then drawn evenly by artist."""
     workdir: Path = Path("runs/mini_teacher")
     """Checkpoints, metrics and sheets; an interrupted run continues from here."""
+    init_from: Path | None = None
+    """A model to begin with, such as "teacher_torch/mini"; its latents keep their scale."""
     out: Path = Path("runs/mini_teacher/model")
     """The model: a diffusers folder with float16 weights, renewed at each evaluation."""
     image_size: int = 256
@@ -64,7 +69,8 @@ class PretrainConfig:
     min_scale: float = 0.7
     """Pictures are reduced to this share of their native scale at most."""
     autoencoder_steps: int = 6000
-    """A continued run may have more, as long as no latents are encoded."""
+    """A continued run may have more, as long as no latents are encoded. 0 keeps the autoencoder of
+    --init-from."""
     autoencoder_batch: int = 8
     autoencoder_crop: int = 128
     """Side in pixels of the autoencoder's training crops; it is convolutional, so small ones do."""
@@ -86,10 +92,17 @@ class PretrainConfig:
     """Held-out photos, and held-out paintings, that are measured on."""
     seed: int = 0
     device: str = "cpu"
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Of the networks' arithmetic. Processors without bfloat16 units are faster in float32."""
 
     def __post_init__(self):
+        if self.autoencoder_steps < 0 or (self.autoencoder_steps == 0 and self.init_from is None):
+            raise ValueError(
+                f"autoencoder_steps is {self.autoencoder_steps}; expected more than 0, or 0 with "
+                "--init-from"
+            )
         sizes = ("image_size", "autoencoder_crop", "latent_pool", "checkpoint_every", "min_scale")
-        autoencoder = ("autoencoder_steps", "autoencoder_batch", "autoencoder_lr")
+        autoencoder = ("autoencoder_batch", "autoencoder_lr")
         evaluation = ("evaluate_every", "evaluation_pictures")
         for name in (*sizes, *autoencoder, *evaluation, "unet_steps", "unet_batch", "unet_lr"):
             if not getattr(self, name) > 0:
@@ -219,7 +232,7 @@ def train_stage(
     for step, samples in enumerate(bar, start=start + 1):
         generator = torch.Generator(device).manual_seed(config.seed * 1_000_003 + step)
         samples = samples if isinstance(samples, list) else [samples]
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
             terms = loss_fn(model, generator, *(s.to(device) for s in samples))
         loss = torch.stack(list(terms.values())).sum()
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
@@ -320,6 +333,31 @@ def save_model(
     partial.replace(out)
 
 
+def load_initial(folder: Path) -> Components:
+    """A model to go on with, in float32; the scale of its latents has become the autoencoder's.
+
+    Raises:
+        InputError: there is no model, or its UNet is of another kind than the mini teacher's.
+    """
+    components = load_components(str(folder))
+    expected, config = build_scheduler().config, components.scheduler.config
+    unet = components.unet.config
+    given = [unet.cross_attention_dim, unet.in_channels, config.prediction_type]
+    wanted = [WIDTH, components.vae.config.latent_channels, expected.prediction_type]
+    if given != wanted:
+        raise InputError(
+            f'--init-from "{folder}" has conditions of {given[0]} numbers, {given[1]} input '
+            f"channels and {given[2]}; expected {wanted[0]}, {wanted[1]} and {wanted[2]}, as the "
+            "mini teacher has."
+        )
+    scale = torch.full((unet.in_channels,), 1 / components.vae.config.scaling_factor)
+    standardise_latents(components.vae, torch.zeros_like(scale), scale)
+    components.vae.register_to_config(scaling_factor=1.0, force_upcast=False)
+    for module in (components.unet, components.vae):
+        module.requires_grad_(True)
+    return components
+
+
 def check_settings(config: PretrainConfig) -> None:
     """Record the settings of a new workdir; refuse to continue one with others.
 
@@ -350,10 +388,11 @@ def pretrain(config: PretrainConfig) -> None:
     """Train both stages, or what is left of them, and write the model to `config.out`.
 
     Raises:
-        InputError: a folder, a picture, a table or a device that cannot be used, or a workdir of
-            other settings.
+        InputError: a folder, a picture, a table, a model or a device that cannot be used, or a
+            workdir of other settings.
     """
     open_device(config.device)
+    begun = None if config.init_from is None else load_initial(config.init_from)
     # Read before anything is written: what cannot be used leaves nothing behind, and a damaged
     # picture is found now instead of hours later.
     folders = (config.photos, config.paintings, config.artists)
@@ -373,7 +412,7 @@ def pretrain(config: PretrainConfig) -> None:
     torch.manual_seed(config.seed)
     autoencoder = train_stage(
         "autoencoder",
-        build_autoencoder(),
+        begun.vae if begun else build_autoencoder(),
         autoencoder_loss(vgg, config),
         small_crops,
         lambda model, step: check_autoencoder(
@@ -391,6 +430,8 @@ def pretrain(config: PretrainConfig) -> None:
         crops,
         size=config.latent_pool,
         seed=config.seed,
+        standardise=begun is None,
+        dtype=getattr(torch, config.dtype),
     )
     latent_mean, latent_std, *of_statistics = (m.to(config.device) for m in pool.moments)
     condition = PictureCondition(*of_statistics).to(config.device)
@@ -407,7 +448,7 @@ def pretrain(config: PretrainConfig) -> None:
     torch.manual_seed(config.seed + 1)
     train_stage(
         "unet",
-        build_unet(),
+        begun.unet if begun else build_unet(),
         diffusion_loss(scheduler, condition, config.null_share),
         pool,
         evaluate,

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from teacher_torch import StyleID, StyleIDConfig
-from teacher_torch.latent_diffusion import load_components
+from teacher_torch.latent_diffusion import decode, encode, load_components
 from teacher_torch.mini import pretrain
 from teacher_torch.mini.checks import PERIOD, lattice
 from teacher_torch.mini.condition import PictureCondition, null_condition, picture_statistics
@@ -123,6 +123,45 @@ def test_interrupted_pretraining_ends_as_an_unbroken_one(
     assert steps == [1, 2, 3, 4, 5, 5, 6, 7]
     with pytest.raises(InputError, match=r"unet is at step 6 .* give 7 or more\."):
         pretrain.pretrain(dataclasses.replace(longer, unet_steps=6))
+
+
+def test_pretraining_goes_on_with_another_model(folders, tmp_path, small_networks):
+    torch.manual_seed(0)
+    unet, autoencoder = pretrain.build_unet(), pretrain.build_autoencoder()
+    autoencoder.register_to_config(scaling_factor=0.5)
+    condition = PictureCondition(torch.zeros(1920), torch.ones(1920))
+    first = tmp_path / "first"
+    pretrain.save_model(first, unet, autoencoder, pretrain.build_scheduler(), condition)
+    settings = config(folders, tmp_path / "work")
+    further = dataclasses.replace(
+        settings, init_from=first, autoencoder_steps=0, unet_steps=1, unet_lr=1e-6, dtype="float32"
+    )
+    pretrain.pretrain(further)
+    before, after = (load_components(str(path)) for path in (first, further.out))
+    assert after.vae.config.scaling_factor == 1.0
+    images = torch.rand(1, 3, 64, 64) * 2 - 1
+    latents = [encode(components.vae, images).mean for components in (before, after)]
+    # Both are stored in float16, of which the weights before and after scaling round differently.
+    torch.testing.assert_close(latents[0], latents[1], rtol=0, atol=5e-3)
+    torch.testing.assert_close(
+        *(decode(c.vae, z) for c, z in zip((before, after), latents, strict=True)),
+        rtol=0,
+        atol=5e-3,
+    )
+    weights = [components.unet.conv_in.weight for components in (before, after)]
+    # The one step is small: it is the first of a warm-up of 200.
+    assert (weights[0] - weights[1]).abs().max() < 1e-3
+    torch.testing.assert_close(after.null_text_embedding, null_condition())
+
+    # A model that predicts something else is refused before anything is done.
+    noise = first / "scheduler" / "scheduler_config.json"
+    noise.write_text(noise.read_text().replace("v_prediction", "epsilon"))
+    other = dataclasses.replace(further, workdir=tmp_path / "other")
+    with pytest.raises(InputError, match="16 input channels and epsilon; expected 64, 16 and v_pr"):
+        pretrain.pretrain(other)
+    assert not other.workdir.exists()
+    with pytest.raises(ValueError, match="expected more than 0, or 0 with --init-from"):
+        dataclasses.replace(settings, autoencoder_steps=0)
 
 
 def crops_of(folders, seed=(0, 1), artists=None, size=32, min_scale=0.7):
