@@ -21,6 +21,7 @@ from experiments.ablations import (
     subset,
     tables,
     vary_gram,
+    vary_painting,
     vary_size,
     vary_students,
     vary_styles,
@@ -190,6 +191,12 @@ def test_each_term_of_paint_is_left_out_once(dataset):
     assert (paint.flags, l1.loss) == ((), "L1")
     left_out = [dict([variant.flags])["--without"] for variant in without]
     assert left_out == terms("paint") and "low_band" in left_out
+
+
+def test_paint_is_compared_with_the_losses_of_the_talk(dataset):
+    ablation = vary_painting(dataset, np.arange(20))
+    assert [variant.loss for variant in ablation.variants] == ["paint", "L1", "L2", "L3"]
+    assert len({variant.student for variant in ablation.variants}) == 1
 
 
 def test_a_study_of_painting_shows_pictures_and_costs(dump):

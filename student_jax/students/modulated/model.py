@@ -3,7 +3,8 @@
 One encoder leads content and style to stride 4, normalised so that nothing of contrast and colours
 remains but where they are. There the content takes on the style's features where the two look
 alike; from there to the pixels, the style's code scales, shifts and filters the features. No pixel
-of the content is wired to the output, so flat parts can be painted.
+of the content is wired to the output, so flat parts can be painted. What is finer than a brush
+hair, two pixels, is smoothed.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from jaxtyping import Array, Bool, Float
 from student_jax.nets import imagenet
 from student_jax.nets.convolution import (
     LinearOfCells,
-    ReflectConvOfCells,
+    SmoothConvOfCells,
     UpsampleConv,
     UpsampleConvToCells,
     from_cells,
@@ -120,7 +121,7 @@ class ModulatedStudent(nnx.Module):
         self.filter2 = StyleFilter(code, half, **options)
         self.modulation2 = Modulation(code, half, **options)
         self.up1 = UpsampleConvToCells(half, config.pixel_width, **options)
-        self.pixels = ReflectConvOfCells(config.pixel_width, 3, **options)
+        self.pixels = SmoothConvOfCells(config.pixel_width, 3, **options)
 
     @property
     def tiles(self) -> TileRule:

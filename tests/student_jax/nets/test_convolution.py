@@ -7,10 +7,12 @@ import pytest
 from flax import nnx
 
 from student_jax.nets.convolution import (
+    SMOOTHING,
     ReflectConv,
-    ReflectConvOfCells,
+    SmoothConvOfCells,
     UpsampleConv,
     UpsampleConvToCells,
+    with_edges,
 )
 
 
@@ -60,9 +62,27 @@ def test_upsampling_to_cells_is_the_same_but_at_the_border():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3)])
-def test_convolution_of_cells_is_the_same_everywhere(size):
-    plain, layer = (kind(3, 2, rngs=nnx.Rngs(0)) for kind in (ReflectConv, ReflectConvOfCells))
-    plain.bias[...] = layer.bias[...] = jnp.arange(2.0)
+def test_smooth_convolution_of_cells_agrees_with_its_plain_form(size):
+    layer = SmoothConvOfCells(3, 2, rngs=nnx.Rngs(0))
+    layer.bias[...] = jnp.arange(2.0)
     cells = jax.random.normal(jax.random.key(1), (2, *size, 12))
+    convolved = layer.bias[...] + jax.lax.conv_general_dilated(
+        _positions(with_edges(cells)),
+        layer.kernel[...],
+        (1, 1),
+        "VALID",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    h, w = 2 * size[0], 2 * size[1]
+    expected = sum(
+        SMOOTHING[i] * SMOOTHING[j] * convolved[:, i : i + h, j : j + w]
+        for i in range(3)
+        for j in range(3)
+    )
     # The same sums in another order: float32 rounding.
-    np.testing.assert_allclose(_positions(layer(cells)), plain(_positions(cells)), atol=1e-5)
+    np.testing.assert_allclose(_positions(layer(cells)), expected, atol=1e-5)
+
+
+def test_smoothing_halves_the_finest_waves_and_keeps_the_mean():
+    assert SMOOTHING.sum() == 1
+    np.testing.assert_array_equal(np.convolve([1, -1] * 4, SMOOTHING, "valid"), [-0.5, 0.5] * 3)
