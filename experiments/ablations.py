@@ -45,7 +45,7 @@ from student_jax.weights.folder import open_student
 from triplets import ImageSet, InputError, TripletDataset, TripletWriter, uint8_from_float
 from triplets.atomic import atomic_write
 
-Varied = Literal["triplets", "styles", "size", "gram", "students", "terms"]
+Varied = Literal["triplets", "styles", "size", "gram", "students", "terms", "painting"]
 SHOWN = ("mse", "psnr", "ssim", "lpips", "style_gram", "style_histogram", "sharpness")
 CURVES = ("mse", "lpips")
 PAINTED = (
@@ -73,7 +73,7 @@ class AblationConfig:
     """triplets: fidelity by number of triplets; styles: many or few styles in as many triplets;
     size: fidelity by size of the student; gram: the two reductions of the Gram term, with L2;
     students: the convolutional student and the transformer of its size, with the loss paint; terms:
-    paint without each of its terms."""
+    paint without each of its terms; painting: paint beside L1, L2 and L3."""
     data: Path
     """Triplet dataset of "style-distil dump" to train on."""
     validation: Path | None = None
@@ -330,6 +330,18 @@ def vary_terms(
     return Ablation(question, "loss", variants, categorical=True, painting=True)
 
 
+def vary_painting(
+    dataset: TripletDataset, train: Int[np.ndarray, " p"], points: Sequence[float] = ()
+) -> Ablation:
+    """The loss paint beside those of the talk, with the default student."""
+    variants = [
+        Variant(loss, float(x), loss, student=DEFAULT_STUDENT)
+        for x, loss in enumerate(("paint", "L1", "L2", "L3"))
+    ]
+    question = "With which loss does a student paint?"
+    return Ablation(question, "loss", variants, categorical=True, painting=True)
+
+
 ABLATIONS: dict[Varied, Callable[..., Ablation]] = {
     "triplets": vary_triplets,
     "styles": vary_styles,
@@ -337,6 +349,7 @@ ABLATIONS: dict[Varied, Callable[..., Ablation]] = {
     "gram": vary_gram,
     "students": vary_students,
     "terms": vary_terms,
+    "painting": vary_painting,
 }
 
 
