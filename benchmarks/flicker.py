@@ -1,7 +1,7 @@
 """Flicker of stylised videos, with and without smoothing over time.
 
     python benchmarks/flicker.py
-    python benchmarks/flicker.py --videos vtest.avi box.mp4 bikes.mp4  # opencv-python-headless
+    python benchmarks/flicker.py --videos vtest.avi cup.mp4 bikes.mp4  # opencv-python-headless
 
 Flicker is what remains between a frame and the previous one moved along with it: the warping error
 of Lai et al., "Learning Blind Video Temporal Consistency", ECCV 2018, section 4, here as the mean

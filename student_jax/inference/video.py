@@ -25,8 +25,8 @@ from triplets import InputError, float_from_uint8, uint8_from_float
 STILL = 0.05
 """Change of a pixel's content, in [0, 1], at which the previous frame's share has fallen to 1/e."""
 
-PART = 100
-"""Frames that are kept together: a run that is killed loses no more."""
+PART = 50
+"""Frames that are encoded and kept together: so many at most are lost when a run is killed."""
 
 # A file is taken for one of these containers or refused: others, such as playlists, name further
 # files and addresses, which ffmpeg would open.

@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 import subprocess
+import zipfile
 from collections.abc import Generator, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -55,9 +56,14 @@ class Parts:
         self._count = 0
         self.state: dict[str, np.ndarray] = {}
         """What an earlier run gave to `finish` last; empty if there was none."""
-        with contextlib.suppress(FileNotFoundError), np.load(self._state_file) as state:
-            self.state = dict(state)
-            self._count = int(self.state.pop("parts"))
+        try:
+            with np.load(self._state_file) as file:
+                state = dict(file)
+        except (OSError, EOFError, ValueError, zipfile.BadZipFile):
+            return  # nothing there, or damaged: all parts are made anew
+        count = int(state.pop("parts"))
+        if all(self._file(i).exists() for i in range(count)):
+            self.state, self._count = state, count
 
     @contextlib.contextmanager
     def part(self) -> Iterator[Generator[None, Any, None]]:

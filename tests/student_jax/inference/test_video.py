@@ -14,6 +14,7 @@ from student_jax.inference.command import stylise_files
 from student_jax.inference.inputs import VIDEO_SUFFIXES
 from student_jax.inference.stylist import Stylist
 from student_jax.inference.video import Smoother, open_video, stylise_video
+from student_jax.inference.video_parts import Parts
 from triplets import InputError
 
 
@@ -141,6 +142,11 @@ def test_a_killed_run_goes_on(stylist, style, tmp_path, monkeypatch):
         stylise_video(killed, clip, style, out, smoothing=0.8)
     (left,) = out.parent.iterdir()
     assert sorted(path.name for path in left.iterdir()) == ["000000.mp4", "state.npz"]
+    state = (left / "state.npz").read_bytes()
+    for damaged in (state[:1000], state[:-200] + bytes(200), b""):
+        (left / "state.npz").write_bytes(damaged)
+        assert not Parts(imageio_ffmpeg, out, left.name.split(".")[3], (96, 64), Fraction(25)).state
+    (left / "state.npz").write_bytes(state)
     stylise_video(killed, clip, style, out, smoothing=0.8, strength=0.5)
     assert len(calls) == 7 + 10
     made = stylise_video(killed, clip, style, out, smoothing=0.8)
