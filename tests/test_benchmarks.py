@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 
@@ -18,7 +19,7 @@ CONTENT, STYLE = (
 )
 
 # Flags of each, and what its output has to match. OUT stands for an empty folder, DATA for a
-# dataset of the samples.
+# dataset of the samples, CLIP for a video.
 RUNS = {
     "attention_distillation": (
         "--size 64 --steps 2 --tiles 1 2 --baseline-pairs 1 --repeats 1",
@@ -40,6 +41,10 @@ RUNS = {
     "flicker": (
         "--contents coffee --styles van_gogh_harvest --frames 2 --side 64 --smoothing 0.5",
         r"(?m)^\| still \| \d+\.\d\d \| \d+\.\d\d \| \d+\.\d\d \|$",
+    ),
+    "flicker, filmed": (
+        "--videos CLIP --styles van_gogh_harvest --frames 3 --side 64 --smoothing 0.5",
+        r"(?m)^\| clip \| \d+% \| \d+\.\d\d \| \d+\.\d\d \| \d+\.\d\d \|$",
     ),
     "inference": (
         "--sizes 64 --students onnx mini --repeats 1 --folder 2 --folder-sizes 64",
@@ -121,15 +126,25 @@ def data(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    path = tmp_path_factory.mktemp("videos") / "clip.mp4"
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-f", "lavfi", "-i"]
+    subprocess.run([*command, "testsrc2=size=96x64", "-frames:v", "3", path], check=True)
+    return path
+
+
 def test_every_benchmark_is_run():
     assert {name.partition(",")[0] for name in RUNS} == PROGRAMS
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
-def test_a_benchmark_runs(name, data, tmp_path):
+def test_a_benchmark_runs(name, data, clip, tmp_path):
+    if name == "flicker, filmed":
+        pytest.importorskip("cv2", reason="optical flow needs opencv-python-headless")
     flags, printed = RUNS[name]
-    words = {"OUT": str(tmp_path), "DATA": str(data)}
+    words = {"OUT": str(tmp_path), "DATA": str(data), "CLIP": str(clip)}
     program = FOLDER / f"{name.partition(',')[0]}.py"
     command = [sys.executable, program, *(words.get(flag, flag) for flag in flags.split())]
     # As a user's, without what tests/conftest.py makes of JAX.

@@ -37,6 +37,10 @@ class Programs:
     def __len__(self) -> int:
         return len(self._programs)
 
+    def weights(self) -> list[Array]:
+        """All arrays of the student, in a fixed order."""
+        return jax.tree.leaves(self._state)
+
     def run(self, function: Callable[..., Any], *args: Any) -> Any:
         """The function's result for arrays."""
         return self._program(function, *args).compiled(self._state, *args)

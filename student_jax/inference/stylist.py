@@ -1,6 +1,7 @@
 """Using a student: pictures of any size in, stylised pictures of the same size out."""
 
 import copy
+import hashlib
 from collections.abc import Sequence
 from functools import partial
 from itertools import product
@@ -123,6 +124,13 @@ class Stylist:
     def num_programs(self) -> int:
         """Programs compiled so far."""
         return len(self._programs)
+
+    def fingerprint(self) -> str:
+        """A sha256 of what decides the results for encoded styles: weights and stroke size."""
+        digest = hashlib.sha256(repr(self._stroke_size).encode())
+        for leaf in self._programs.weights():
+            digest.update(np.asarray(leaf).tobytes())
+        return digest.hexdigest()
 
     def with_stroke_size(self, stroke_size: float | Literal["picture"]) -> "Stylist":
         """The same student and programs for strokes of another size.

@@ -1,25 +1,32 @@
 """Stylising videos: frame by frame, with less flicker, and with the sound kept."""
 
 import contextlib
+import hashlib
+import itertools
 import os
 import re
 import subprocess
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Float32
+from tqdm import tqdm
 
 from student_jax.inference.pictures import PictureLike, mask_pixels, resize
 from student_jax.inference.stylist import EncodedStyle, Stylist
+from student_jax.inference.video_parts import Parts
 from triplets import InputError, float_from_uint8, uint8_from_float
-from triplets.atomic import atomic_path
 
 STILL = 0.05
 """Change of a pixel's content, in [0, 1], at which the previous frame's share has fallen to 1/e."""
 
+PART = 50
+"""Frames that are encoded and kept together: so many at most are lost when a run is killed."""
 
 # A file is taken for one of these containers or refused: others, such as playlists, name further
 # files and addresses, which ffmpeg would open.
@@ -37,10 +44,13 @@ class Video(NamedTuple):
     """Mean absolute change between frames where the content stands still, in [0, 1]."""
     flicker_before: float
     """The same without smoothing."""
+    kept: int
+    """Frames that an earlier run made."""
 
     def __str__(self) -> str:
+        kept = f", {self.kept} of them made by an earlier run" if self.kept else ""
         return (
-            f"{self.frames} frames of {self.width} x {self.height} px; flicker "
+            f"{self.frames} frames of {self.width} x {self.height} px{kept}; flicker "
             f"{255 * self.flicker:.2f} grey levels, {255 * self.flicker_before:.2f} unsmoothed"
         )
 
@@ -57,29 +67,32 @@ class Smoother:
 
     def __init__(self, smoothing: float | Float32[np.ndarray, "h w 1"]):
         self._smoothing = np.float32(smoothing)
-        self._content = self._result = self._raw = None
-        self._changes: dict[str, list[float]] = {"before": [], "after": []}
+        self.state: dict[str, np.ndarray] = {}
+        """The last frame, and sums of changes until then; another smoother can go on from it."""
 
     def __call__(
         self, content: Float32[np.ndarray, "h w 3"], stylised: Float32[np.ndarray, "h w 3"]
     ) -> Float32[np.ndarray, "h w 3"]:
         """The next frame, smoothed."""
         result = stylised
-        if self._content is not None:
-            change = np.abs(content - self._content).max(axis=-1, keepdims=True)
+        sums = np.zeros(3)
+        if self.state:
+            old, sums = self.state, self.state["sums"]
+            change = np.abs(content - old["content"]).max(axis=-1, keepdims=True)
             keep = self._smoothing * np.exp(-((change / STILL) ** 2))
-            result = stylised + keep * (self._result - stylised)
+            result = stylised + keep * (old["result"] - stylised)
             still = change[..., 0] < STILL / 2
             if still.any():
-                pairs = (("before", stylised, self._raw), ("after", result, self._result))
-                for name, new, old in pairs:
-                    self._changes[name].append(float(np.abs(new - old)[still].mean()))
-        self._content, self._result, self._raw = content, result, stylised
+                pairs = ((stylised, old["stylised"]), (result, old["result"]))
+                before, after = (np.abs(new - old)[still].mean() for new, old in pairs)
+                sums = sums + np.array([before, after, 1])
+        self.state = {"content": content, "stylised": stylised, "result": result, "sums": sums}
         return result
 
     def flicker(self, when: Literal["before", "after"]) -> float:
         """Mean absolute change of still pixels from frame to frame, before or after smoothing."""
-        return float(np.mean(self._changes[when])) if self._changes[when] else 0.0
+        before, after, count = self.state.get("sums", np.zeros(3))
+        return float((before if when == "before" else after) / max(count, 1))
 
 
 def stylise_video(
@@ -95,6 +108,9 @@ def stylise_video(
     size: int | None = None,
 ) -> Video:
     """Stylise every frame of a video; its frame rate and sound are kept. Needs imageio-ffmpeg.
+
+    What is done is kept in a hidden folder beside `out`. If the run is killed, the same call goes
+    on from there, with the same result.
 
     Args:
         stylist: the student.
@@ -113,8 +129,7 @@ def stylise_video(
         OSError: the result cannot be written.
     """
     ffmpeg = _imageio_ffmpeg()
-    count = 0
-    with open_video(path) as (meta, frames), atomic_path(out) as temporary:
+    with open_video(path) as (meta, frames):
         width, height = meta["size"]
         scale = 1.0 if size is None else min(1.0, size / min(width, height))
         # The codec halves the colour channels: sides must be even.
@@ -122,35 +137,55 @@ def stylise_video(
         share = None if mask is None else mask_pixels(mask, (*shape, 3))
         # Pixels that the mask leaves out are not smoothed either.
         smoother = Smoother(smoothing if share is None else smoothing * share)
-        writer = ffmpeg.write_frames(
-            str(temporary),
-            (shape[1], shape[0]),
-            fps=meta["fps"],
-            quality=8,
-            macro_block_size=2,
-            audio_path=str(path) if meta.get("audio_codec") else None,
-            audio_codec="aac",
-        )
-        writer.send(None)
-        with contextlib.closing(writer):
-            for frame in frames:
-                pixels = np.frombuffer(frame, np.uint8).reshape(height, width, 3)
-                content = resize(float_from_uint8(pixels), *shape)
-                stylised = stylist(
-                    content,
-                    style,
-                    strength,
-                    preserve_colour=preserve_colour,
-                    mask=None if share is None else share[..., 0],
-                )
-                writer.send(np.ascontiguousarray(uint8_from_float(smoother(content, stylised))))
-                count += 1
-    return Video(count, *shape, smoother.flicker("after"), smoother.flicker("before"))
+        settings = (strength, preserve_colour, smoothing, shape, share)
+        key = _sha256(path, stylist.fingerprint(), style, settings)
+        parts = Parts(ffmpeg, out, key, (shape[1], shape[0]), meta["fps"])
+        smoother.state = dict(parts.state)
+        count = kept = int(smoother.state.pop("frames", 0))
+        frames = itertools.islice(frames, kept, None)
+        with tqdm(
+            desc=path.name,
+            initial=kept,
+            total=round(meta["fps"] * meta["duration"]) or None,
+            unit="frame",
+            leave=False,
+            disable=None,
+        ) as bar:
+            for first in frames:
+                with parts.part() as writer:
+                    for frame in itertools.chain([first], itertools.islice(frames, PART - 1)):
+                        pixels = np.frombuffer(frame, np.uint8).reshape(height, width, 3)
+                        content = resize(float_from_uint8(pixels), *shape)
+                        stylised = stylist(
+                            content,
+                            style,
+                            strength,
+                            preserve_colour=preserve_colour,
+                            mask=None if share is None else share[..., 0],
+                        )
+                        smooth = smoother(content, stylised)
+                        writer.send(np.ascontiguousarray(uint8_from_float(smooth)))
+                        count += 1
+                        bar.update()
+                parts.finish({"frames": count, **smoother.state})
+    if not count:
+        raise InputError(f"cannot read the video {str(path)!r}: it has no frames.")
+    parts.join(path if meta.get("audio_codec") else None, _INPUT_OPTIONS)
+    return Video(count, *shape, smoother.flicker("after"), smoother.flicker("before"), kept)
+
+
+def _sha256(path: Path, *values: Any) -> str:
+    """Of a file's bytes, and of all numbers, arrays and words in nested tuples and lists."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    for leaf in jax.tree.leaves(values):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
 
 
 def _imageio_ffmpeg() -> ModuleType:
     # To keep Ctrl-C from ffmpeg, it would start it through os.fork, which JAX warns may deadlock.
-    # Ctrl-C may as well end both: an unfinished video is removed.
+    # Ctrl-C may as well end both: an unfinished part is removed.
     os.environ.setdefault("IMAGEIO_FFMPEG_NO_PREVENT_SIGINT", "1")
     try:
         import imageio_ffmpeg
@@ -163,7 +198,7 @@ def _imageio_ffmpeg() -> ModuleType:
 
 @contextlib.contextmanager
 def open_video(path: Path) -> Iterator[tuple[dict[str, Any], Iterator[bytes]]]:
-    """What a video's header says, as imageio-ffmpeg reads it, and its frames.
+    """What a video's header says, as imageio-ffmpeg reads it, and its frames; "fps" is a fraction.
 
     The whole video is decoded once before, because a damaged one gives fewer frames or other ones.
 
@@ -183,6 +218,7 @@ def open_video(path: Path) -> Iterator[tuple[dict[str, Any], Iterator[bytes]]]:
         meta = next(frames)
     if not meta["fps"]:
         raise InputError(f"cannot read the video {str(path)!r}: it has no frame rate.")
+    meta["fps"] = _exact_rate(meta["fps"])
 
     def read() -> Iterator[bytes]:
         while True:
@@ -194,6 +230,13 @@ def open_video(path: Path) -> Iterator[tuple[dict[str, Any], Iterator[bytes]]]:
 
     with contextlib.closing(frames):
         yield meta, read()
+
+
+def _exact_rate(fps: float) -> Fraction:
+    """The rate that is printed with two digits: 24000/1001 for 23.98, with which sound drifts."""
+    ntsc = Fraction(1000 * round(fps), 1001)
+    is_ntsc = fps != round(fps) and abs(fps - ntsc) < 0.005
+    return ntsc if is_ntsc else Fraction(fps).limit_denominator(100)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,7 @@
+import copy
 import dataclasses
 import subprocess
+from fractions import Fraction
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -7,8 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from student_jax.inference import video
 from student_jax.inference.command import stylise_files
-from student_jax.inference.video import Smoother, open_video
+from student_jax.inference.inputs import VIDEO_SUFFIXES
+from student_jax.inference.stylist import Stylist
+from student_jax.inference.video import Smoother, open_video, stylise_video
+from student_jax.inference.video_parts import Parts
 from triplets import InputError
 
 
@@ -95,6 +101,70 @@ def test_a_playlist_is_no_video(tmp_path):
     playlist.write_text(f"ffconcat version 1.0\nfile '{clip.name}'\n")
     with pytest.raises(InputError, match="cannot read the video"), open_video(playlist):
         pass
+
+
+def _frames(path):
+    with open_video(path) as (meta, frames):
+        return meta, [np.frombuffer(frame, np.uint8) for frame in frames]
+
+
+@pytest.fixture(scope="module")
+def stylist(checkpoint):
+    return Stylist.from_pretrained(checkpoint, style_scale=64)
+
+
+@pytest.fixture(scope="module")
+def style(stylist):
+    return stylist.encode_style(np.random.default_rng(0).random((64, 64, 3), np.float32))
+
+
+# imageio-ffmpeg does not close its pipes when a video is at its end.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_killed_run_goes_on(stylist, style, tmp_path, monkeypatch):
+    """With the same frames, each made once more at most; with another strength it starts anew."""
+    clip = _clip(tmp_path / "clip.mp4", "-frames:v", "10", "-t", "0.4")
+    monkeypatch.setattr(video, "PART", 4)
+    whole, out = tmp_path / "whole.mp4", tmp_path / "out" / "result.mp4"
+    out.parent.mkdir()
+    stylise_video(stylist, clip, style, whole, smoothing=0.8)
+    calls = []
+
+    class Killed(Stylist):
+        def __call__(self, *args, **options):
+            calls.append(1)
+            if len(calls) == 7:
+                raise KeyboardInterrupt
+            return super().__call__(*args, **options)
+
+    killed = copy.copy(stylist)
+    killed.__class__ = Killed
+    with pytest.raises(KeyboardInterrupt):
+        stylise_video(killed, clip, style, out, smoothing=0.8)
+    (left,) = out.parent.iterdir()
+    assert sorted(path.name for path in left.iterdir()) == ["000000.mp4", "state.npz"]
+    state = (left / "state.npz").read_bytes()
+    for damaged in (state[:1000], state[:-200] + bytes(200), b""):
+        (left / "state.npz").write_bytes(damaged)
+        assert not Parts(imageio_ffmpeg, out, left.name.split(".")[3], (96, 64), Fraction(25)).state
+    (left / "state.npz").write_bytes(state)
+    stylise_video(killed, clip, style, out, smoothing=0.8, strength=0.5)
+    assert len(calls) == 7 + 10
+    made = stylise_video(killed, clip, style, out, smoothing=0.8)
+    assert len(calls) == 7 + 10 + 6 and made.frames == 10 and made.kept == 4
+    assert list(out.parent.iterdir()) == [out]
+    np.testing.assert_array_equal(_frames(out)[1], _frames(whole)[1])
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("suffix", VIDEO_SUFFIXES)
+def test_every_format_keeps_length_rate_and_sound(stylist, style, tmp_path, monkeypatch, suffix):
+    rate = Fraction(24000, 1001)
+    clip = _clip(tmp_path / "clip.mkv", "-r", str(rate), "-frames:v", "10")
+    monkeypatch.setattr(video, "PART", 4)
+    out = tmp_path / f"out{suffix}"
+    stylise_video(stylist, clip, style, out)
+    meta, frames = _frames(out)
+    assert len(frames) == 10 and meta["fps"] == rate and meta["audio_codec"]
 
 
 def test_smoothing_steadies_what_stands_still_only():
