@@ -355,6 +355,7 @@ def load_initial(folder: Path) -> Components:
     components.vae.register_to_config(scaling_factor=1.0, force_upcast=False)
     for module in (components.unet, components.vae):
         module.requires_grad_(True)
+        module.register_to_config(_name_or_path="")  # published models tell no local paths
     return components
 
 

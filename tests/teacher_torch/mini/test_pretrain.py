@@ -139,6 +139,8 @@ def test_pretraining_goes_on_with_another_model(folders, tmp_path, small_network
     pretrain.pretrain(further)
     before, after = (load_components(str(path)) for path in (first, further.out))
     assert after.vae.config.scaling_factor == 1.0
+    configs = further.out.glob("*/config.json")
+    assert not any(str(tmp_path) in file.read_text() for file in configs)
     images = torch.rand(1, 3, 64, 64) * 2 - 1
     latents = [encode(components.vae, images).mean for components in (before, after)]
     # Both are stored in float16, of which the weights before and after scaling round differently.
