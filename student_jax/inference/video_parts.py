@@ -1,6 +1,7 @@
 """A video that is made in parts, so that a killed run loses little."""
 
 import contextlib
+import hashlib
 import shutil
 import subprocess
 import zipfile
@@ -53,17 +54,18 @@ class Parts:
         self._ffmpeg, self._out, self._size, self._fps = ffmpeg, out, size, fps
         self._folder = out.with_name(f".{out.name}.{key[:16]}.parts")
         self._codecs = _CODECS.get(out.suffix.lower(), _H264)
-        self._count = 0
+        self._checksums: list[str] = []
         self.state: dict[str, np.ndarray] = {}
         """What an earlier run gave to `finish` last; empty if there was none."""
         try:
             with np.load(self._state_file) as file:
                 state = dict(file)
-        except (OSError, EOFError, ValueError, zipfile.BadZipFile):
+            checksums = state.pop("parts").tolist()
+            whole = [self._checksum(i) for i in range(len(checksums))] == checksums
+        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
             return  # nothing there, or damaged: all parts are made anew
-        count = int(state.pop("parts"))
-        if all(self._file(i).exists() for i in range(count)):
-            self.state, self._count = state, count
+        if whole:  # ffmpeg would join damaged parts to a shorter video
+            self.state, self._checksums = state, checksums
 
     @contextlib.contextmanager
     def part(self) -> Iterator[Generator[None, Any, None]]:
@@ -73,7 +75,8 @@ class Parts:
             OSError: it cannot be written.
         """
         self._folder.mkdir(exist_ok=True)
-        with atomic_path(self._file(self._count)) as temporary:
+        index = len(self._checksums)
+        with atomic_path(self._file(index)) as temporary:
             writer = self._ffmpeg.write_frames(
                 str(temporary),
                 self._size,
@@ -86,12 +89,12 @@ class Parts:
             writer.send(None)
             with contextlib.closing(writer):
                 yield writer
-        self._count += 1
+        self._checksums.append(self._checksum(index))
 
     def finish(self, state: Mapping[str, Any]) -> None:
         """Note that the last part is whole, and what the work needs to go on from there."""
         with atomic_write(self._state_file) as file:
-            np.savez(file, parts=self._count, **state)
+            np.savez(file, parts=np.array(self._checksums), **state)
 
     def join(self, sound_of: Path | None, options: list[str]) -> None:
         """Make one file of all parts, with the sound of another one, and remove them.
@@ -104,7 +107,9 @@ class Parts:
             InputError: ffmpeg cannot write that.
         """
         names = self._folder / "parts.txt"
-        names.write_text("".join(f"file '{self._file(i).name}'\n" for i in range(self._count)))
+        names.write_text(
+            "".join(f"file '{self._file(i).name}'\n" for i in range(len(self._checksums)))
+        )
         command = [self._ffmpeg.get_ffmpeg_exe(), "-nostdin", "-y", "-v", "error"]
         command += ["-f", "concat", "-i", f"file:{names}"]
         if sound_of is not None:
@@ -125,6 +130,10 @@ class Parts:
     @property
     def _state_file(self) -> Path:
         return self._folder / "state.npz"
+
+    def _checksum(self, i: int) -> str:
+        with self._file(i).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def _file(self, i: int) -> Path:
         # MP4, whatever the result's format: it keeps the times of all frame rates.

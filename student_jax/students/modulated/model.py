@@ -3,8 +3,8 @@
 One encoder leads content and style to stride 4, normalised so that nothing of contrast and colours
 remains but where they are. There the content takes on the style's features where the two look
 alike; from there to the pixels, the style's code scales, shifts and filters the features. No pixel
-of the content is wired to the output, so flat parts can be painted. What is finer than a brush
-hair, two pixels, is smoothed.
+of the content is wired to the output, so flat parts can be painted. The finest detail,
+waves of two pixels, is smoothed.
 """
 
 from collections.abc import Sequence

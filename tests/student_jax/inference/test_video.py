@@ -147,6 +147,10 @@ def test_a_killed_run_goes_on(stylist, style, tmp_path, monkeypatch):
         (left / "state.npz").write_bytes(damaged)
         assert not Parts(imageio_ffmpeg, out, left.name.split(".")[3], (96, 64), Fraction(25)).state
     (left / "state.npz").write_bytes(state)
+    part = (left / "000000.mp4").read_bytes()
+    (left / "000000.mp4").write_bytes(part[:-100])
+    assert not Parts(imageio_ffmpeg, out, left.name.split(".")[3], (96, 64), Fraction(25)).state
+    (left / "000000.mp4").write_bytes(part)
     stylise_video(killed, clip, style, out, smoothing=0.8, strength=0.5)
     assert len(calls) == 7 + 10
     made = stylise_video(killed, clip, style, out, smoothing=0.8)
