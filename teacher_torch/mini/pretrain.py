@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from teacher_torch.devices import open_device
-from teacher_torch.latent_diffusion import Components, load_components
+from teacher_torch.latent_diffusion import NULL_TEXT, Components, load_components
 from teacher_torch.mini.checks import UNetCheck, check_autoencoder, load_crops
 from teacher_torch.mini.condition import WIDTH, PictureCondition, null_condition
 from teacher_torch.mini.crops import NativeCrops
@@ -339,6 +339,11 @@ def load_initial(folder: Path) -> Components:
     Raises:
         InputError: there is no model, or its UNet is of another kind than the mini teacher's.
     """
+    if not (folder / NULL_TEXT).is_file():
+        raise InputError(
+            f'--init-from "{folder}" holds no {NULL_TEXT}; expected a model that this command made, '
+            'or "teacher_torch/mini".'
+        )
     components = load_components(str(folder))
     expected, config = build_scheduler().config, components.scheduler.config
     unet = components.unet.config

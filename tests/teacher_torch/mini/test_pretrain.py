@@ -161,6 +161,8 @@ def test_pretraining_goes_on_with_another_model(folders, tmp_path, small_network
     other = dataclasses.replace(further, workdir=tmp_path / "other")
     with pytest.raises(InputError, match="16 input channels and epsilon; expected 64, 16 and v_pr"):
         pretrain.pretrain(other)
+    with pytest.raises(InputError, match=r'--init-from "nowhere" holds no null_text'):
+        pretrain.pretrain(dataclasses.replace(other, init_from=Path("nowhere")))
     assert not other.workdir.exists()
     with pytest.raises(ValueError, match="expected more than 0, or 0 with --init-from"):
         dataclasses.replace(settings, autoencoder_steps=0)
