@@ -341,8 +341,8 @@ def load_initial(folder: Path) -> Components:
     """
     if not (folder / NULL_TEXT).is_file():
         raise InputError(
-            f'--init-from "{folder}" holds no {NULL_TEXT}; expected a model that this command made, '
-            'or "teacher_torch/mini".'
+            f'--init-from "{folder}" holds no {NULL_TEXT}; expected a model that this command '
+            'made, or "teacher_torch/mini".'
         )
     components = load_components(str(folder))
     expected, config = build_scheduler().config, components.scheduler.config
