@@ -10,8 +10,9 @@ tried against them.
 """
 
 import ast
+import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -29,7 +30,7 @@ Weights = Literal["float32", "float16"]
 
 # jax.lax's name of an elementwise operation to ONNX's.
 _ELEMENTWISE = {
-    "sub": "Sub", "mul": "Mul", "div": "Div", "max": "Max", "min": "Min",
+    "sub": "Sub", "div": "Div", "max": "Max", "min": "Min",
     "exp": "Exp", "log": "Log", "sin": "Sin", "cos": "Cos", "tanh": "Tanh", "erf": "Erf",
     "neg": "Neg", "abs": "Abs", "sqrt": "Sqrt", "logistic": "Sigmoid", "pow": "Pow", "not": "Not",
     "ge": "GreaterOrEqual", "gt": "Greater", "le": "LessOrEqual", "lt": "Less", "eq": "Equal",
@@ -38,7 +39,8 @@ _ELEMENTWISE = {
 # Functions that are one operation, or few, in ONNX.
 _KNOWN_CALLS = (
     "relu", "leaky_relu", "reflect_sides", "with_edges", "normalise", "instance_norm", "to_cells",
-    "from_cells", "linear_of_cells", "conv_by_taps", "upsample_conv", "style_filter", "map_colours",
+    "from_cells", "linear_of_cells", "conv_by_taps", "upsample_conv", "edge_upsample_conv",
+    "style_filter", "map_colours", "softmax", "clip", "instance_norm_of_cells",
 )  # fmt: skip
 _REDUCTIONS = {"reduce_sum": "ReduceSum", "reduce_max": "ReduceMax", "reduce_min": "ReduceMin"}
 
@@ -122,6 +124,16 @@ def _value(name: str, shape: Sequence[Any]) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, dims)
 
 
+class _Affine(NamedTuple):
+    """An operation that also scales and shifts each of its c channels."""
+
+    made: Callable[[Any, Any], str]
+    """Its result, of scale and shift."""
+    scale: Any
+    shift: Any
+    """Each [c]; no shift is None."""
+
+
 class _Graph:
     """Nodes under construction. A value is its name, or a NumPy array when it is constant."""
 
@@ -134,10 +146,13 @@ class _Graph:
         """Values of the sizes that are symbolic, each int64 of shape [1], by JAX's expression."""
         self._narrow: dict[str, str] = {}
         """Of a value that was broadcast: with the same axes, before it was."""
+        self._affine: dict[str, _Affine] = {}
         self._convolutions: dict[str, tuple[list[Any], dict[str, Any], list[int]]] = {}
         """Inputs and attributes of the convolution that a value is, and how it was transposed."""
         self._cells: dict[str, str] = {}
         """Of a value that `to_cells` made: what it made it of."""
+        self._spread: dict[str, str] = {}
+        """Of a value that `from_cells` made: what it made it of."""
 
     def emit(self, op: str, inputs: Sequence[Any], outputs: list[str] | None = None, **attributes):
         """Add a node; returns the name of its first output."""
@@ -288,8 +303,61 @@ class _Graph:
         if len(inputs) != 1:  # some positions are hidden
             return None
         channels = shapes[0][-1]
-        one, zero = np.ones(channels, np.float32), np.zeros(channels, np.float32)
-        return self._by_channels("InstanceNormalization", *inputs, one, zero, epsilon=1e-5)
+
+        def norm(scale, shift):
+            shift = np.zeros(channels, np.float32) if shift is None else shift
+            options = {"epsilon": 1e-5}
+            return self._by_channels("InstanceNormalization", *inputs, scale, shift, **options)
+
+        return self._scaled_by(norm, np.ones(channels, np.float32), None)
+
+    def _instance_norm_of_cells(self, inputs, shapes):
+        if len(inputs) != 1:
+            return None
+        (x,) = inputs
+
+        def mean(value):
+            """Of each channel, for all positions of a cell."""
+            for axis in (1, 2):  # one at a time, which ONNX Runtime does in a tenth of the time
+                value = self.emit("ReduceMean", [value, np.array([axis], np.int64)])
+            value = self.emit("Reshape", [value, np.array([0, 1, 4, -1])])
+            value = self.emit("ReduceMean", [value, np.array([2], np.int64)])
+            return self.emit("Concat", [value] * 4, axis=3)
+
+        # To transpose the whole, for the operation that there is, takes longer.
+        centred = self.emit("Sub", [x, mean(x)])
+        squares = self.emit("Mul", [centred, centred])
+        variance = self.emit("Add", [mean(squares), np.float32(1e-5)])
+        deviation = self.emit("Sqrt", [variance])
+
+        def scaled(scale, shift):
+            value = self.emit("Mul", [centred, self.emit("Div", [scale, deviation])])
+            return value if shift is None else self.emit("Add", [value, shift])
+
+        return self._scaled_by(scaled, np.ones(shapes[0][-1], np.float32), None)
+
+    def _scaled_by(self, made: Callable[[Any, Any], str], scale, shift) -> str:
+        result = made(scale, shift)
+        self._affine[result] = _Affine(made, scale, shift)
+        return result
+
+    def _rescaled(self, inputs, shapes, change: Callable[[_Affine, Any], Sequence]) -> str | None:
+        """The operation that one input is, its scale and shift changed by the other's channels."""
+        for i, j in ((0, 1), (1, 0)):
+            affine = self._affine.get(inputs[i]) if isinstance(inputs[i], str) else None
+            if affine and tuple(shapes[j]) == (*(1,) * (len(shapes[i]) - 1), shapes[i][-1]):
+                by = self.emit("Reshape", [inputs[j], np.array([-1])])
+                return self._scaled_by(affine.made, *change(affine, by))
+        return None
+
+    def _softmax(self, inputs, shapes):
+        return self.emit("Softmax", inputs, axis=-1)
+
+    def _clip(self, inputs, shapes):
+        x, least, most = inputs
+        if isinstance(least, str) or isinstance(most, str):
+            return None
+        return self.emit("Clip", [x, np.asarray(least, np.float32), np.asarray(most, np.float32)])
 
     def _to_cells(self, inputs, shapes):
         cells = self._by_channels("SpaceToDepth", *inputs, blocksize=2)
@@ -299,7 +367,9 @@ class _Graph:
     def _from_cells(self, inputs, shapes):
         if inputs[0] in self._cells:
             return self._cells[inputs[0]]
-        return self._by_channels("DepthToSpace", *inputs, blocksize=2)
+        result = self._by_channels("DepthToSpace", *inputs, blocksize=2)
+        self._spread[result] = inputs[0]
+        return result
 
     def _linear_of_cells(self, inputs, shapes):
         x, kernel, bias = inputs
@@ -312,19 +382,22 @@ class _Graph:
         x = self.emit("Transpose", [x], perm=_TO_NCHW)
         return self._convolution([x, kernel.transpose(3, 0, 1, 2)], {}, _TO_NHWC)
 
-    def _upsample_conv(self, inputs, shapes):
-        """To cells, as `UpsampleConvToCells`, but for the border, which is upsampled first."""
+    def _edge_upsample_conv(self, inputs, shapes):
         x, kernel, bias = inputs
         channels, dim = kernel.shape[2:]
-        x = self.emit("Transpose", [x], perm=_TO_NCHW)
-        edges = np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64)
         # In the graph, so that a file has only the weights; a runtime computes it once.
         taps = self.emit("Einsum", [UPSAMPLED, UPSAMPLED, kernel], equation="pat,qbu,tucd->pqdcab")
         taps = self.emit("Reshape", [taps, np.array([4 * dim, channels, 3, 3])])
-        cells = self.emit(
-            "Conv", [self.emit("Pad", [x, edges], mode="edge"), taps, np.tile(bias, 4)]
-        )
-        result = self.emit("DepthToSpace", [cells], blocksize=2)
+        padded = self._with_edges([x], shapes)
+        cells = self._by_channels("Conv", padded, taps, np.tile(bias, 4))
+        return self._from_cells([cells], shapes)
+
+    def _upsample_conv(self, inputs, shapes):
+        """As `_edge_upsample_conv` but at the border, which is upsampled first."""
+        x, kernel, bias = inputs
+        edges = np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64)
+        result = self.emit("Transpose", [self._edge_upsample_conv(inputs, shapes)], perm=_TO_NCHW)
+        x = self.emit("Transpose", [x], perm=_TO_NCHW)
 
         def border(axis, inside, outside):
             """The first or last row or column."""
@@ -351,7 +424,14 @@ class _Graph:
         kernels = self.emit("Add", [kernels, np.eye(9, dtype=np.float32)[4]])
         kernels = self.emit("Reshape", [kernels, np.array([channels, 1, 3, 3])])
         padded = self._reflect_sides([x], shapes)
-        return self._by_channels("Conv", padded, kernels, group=channels)
+
+        def filtered(scale, shift):
+            scales = self.emit("Reshape", [scale, np.array([-1, 1, 1, 1])])
+            scaled = self.emit("Mul", [kernels, scales])
+            shifts = [] if shift is None else [shift]
+            return self._by_channels("Conv", padded, scaled, *shifts, group=channels)
+
+        return self._scaled_by(filtered, np.ones(channels, np.float32), None)
 
     def _map_colours(self, inputs, shapes):
         x, matrix, shift = inputs
@@ -483,6 +563,9 @@ class _Graph:
         return self.emit("Reshape", [x, self._ints(sizes)])
 
     def _transpose(self, inputs, shapes, aval, permutation, **_):
+        moved = [axis for axis in permutation if shapes[0][axis] != 1]
+        if all(a < b for a, b in itertools.pairwise(moved)):
+            return self._reshaped(inputs[0], shapes[0], aval.shape)  # nothing moves in memory
         return self.emit("Transpose", inputs, perm=list(permutation))
 
     def _broadcast_in_dim(self, inputs, shapes, aval, broadcast_dimensions, **_):
@@ -639,7 +722,27 @@ class _Graph:
             # The runtimes do both at once.
             (image, kernel), attributes, permutation = convolution
             return self._convolution([image, kernel, bias.ravel()], attributes, permutation)
-        return self._elementwise("Add", inputs)
+        cells = [self._spread.get(value) for value in inputs if isinstance(value, str)]
+        if len(cells) == 2 and all(cells):
+            return self._from_cells([self.emit("Add", cells)], shapes)
+
+        def shift(affine, by):
+            return affine.scale, by if affine.shift is None else self.emit(
+                "Add", [affine.shift, by]
+            )
+
+        shifted = self._rescaled(inputs, shapes, shift)
+        return shifted or self._elementwise("Add", inputs)
+
+    def _mul(self, inputs, shapes, aval, **_):
+        def scale(affine, by):
+            return [
+                None if x is None else self.emit("Mul", [x, by])
+                for x in (affine.scale, affine.shift)
+            ]
+
+        scaled = self._rescaled(inputs, shapes, scale)
+        return scaled or self._elementwise("Mul", inputs)
 
     def _reduce_window_max(
         self, inputs, shapes, aval, window_dimensions, window_strides, padding, **_

@@ -99,6 +99,8 @@ def changed(
     preserve_colour: bool,
 ) -> Float32[np.ndarray, "*b h w 3"]:
     """The content with a share of the prediction's change, or of its luminance's alone."""
+    if np.ndim(share) == 0 and share == 1 and not preserve_colour:
+        return np.clip(prediction, 0, 1)
     change = prediction - pixels
     if preserve_colour:
         change = (change @ LUMA.astype(np.float32))[..., None]

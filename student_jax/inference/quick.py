@@ -35,7 +35,7 @@ FILES = ("encode_style.onnx", "stylize.onnx")
 CHECKSUMS = "sha256.json"
 """Of the files; what a cache lost or changed is made anew."""
 
-REVISION = 6
+REVISION = 7
 """Of the files: another one when `export.onnx_files` writes other graphs."""
 
 BYTES_PER_PIXEL = {"vectors": 240, "tokens": 4096}

@@ -55,6 +55,8 @@ def attention(
         )
         if padding is not None:
             scores = jnp.where(padding[:, None, None, :], jnp.finfo(jnp.float32).min, scores)
+        if score_bytes == math.inf and dropout_key is None:
+            return jnp.einsum("bknm,bkmd->bknd", softmax(scores).astype(value.dtype), value)
         weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=3, keepdims=True)))
         total = jnp.einsum("bknm->bkn", weights)
         drop = nnx.Dropout(dropout_rate, deterministic=dropout_key is None)
@@ -89,6 +91,12 @@ def attention(
     keys = None if dropout_key is None else jax.random.split(dropout_key, (k // heads, num_chunks))
     output = jax.lax.map(attend_in_chunks, (groups(query), groups(key), groups(value), keys))
     return jnp.moveaxis(output, 0, 1).reshape(b, k, n, width).swapaxes(1, 2)
+
+
+@jax.jit  # in name: see `convolution.reflect_sides`
+def softmax(scores: Float[Array, "*n m"]) -> Float[Array, "*n m"]:
+    """Shares of the last axis."""
+    return jax.nn.softmax(scores)
 
 
 def flash_attention(

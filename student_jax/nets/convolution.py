@@ -74,18 +74,49 @@ class UpsampleConv(nnx.Module):
         )
 
 
+class EdgeUpsampleConv(UpsampleConv):
+    """`UpsampleConv`, but beyond the border of the upsampled features lie the border's own entries.
+
+    A runtime whose one convolution makes all four results of a position can do this (`export`);
+    the reflection takes it two more passes over the features for each border.
+    """
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c2"]:
+        """Upsample and convolve."""
+        return edge_upsample_conv(
+            x.astype(self.dtype), self.kernel[...].astype(self.dtype), self.bias[...]
+        )
+
+
 @jax.jit
 def upsample_conv(
     x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c c2"], bias: Float[Array, " c2"]
 ) -> Float[Array, "b 2*h 2*w c2"]:
     """What `UpsampleConv` computes."""
+    return _upsample_conv(x, kernel, bias, edges=False)
+
+
+@jax.jit
+def edge_upsample_conv(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c c2"], bias: Float[Array, " c2"]
+) -> Float[Array, "b 2*h 2*w c2"]:
+    """What `EdgeUpsampleConv` computes."""
+    return _upsample_conv(x, kernel, bias, edges=True)
+
+
+def _upsample_conv(
+    x: Float[Array, "b h w c"],
+    kernel: Float[Array, "3 3 c c2"],
+    bias: Float[Array, " c2"],
+    edges: bool,
+) -> Float[Array, "b 2*h 2*w c2"]:
     b, h, w, c = x.shape
     # As a product of two plain matrices, the gradient is several times faster on a CPU.
     taps = (x.reshape(-1, c) @ kernel.transpose(2, 0, 1, 3).reshape(c, -1)).reshape(
         b, h, w, 3, 3, -1
     )
-    rows = _upsample_and_sum(taps[:, :, :, 0], taps[:, :, :, 1], taps[:, :, :, 2], axis=1)
-    columns = _upsample_and_sum(rows[:, :, :, 0], rows[:, :, :, 1], rows[:, :, :, 2], axis=2)
+    rows = _upsample_and_sum(*(taps[:, :, :, i] for i in range(3)), axis=1, edges=edges)
+    columns = _upsample_and_sum(*(rows[:, :, :, i] for i in range(3)), axis=2, edges=edges)
     return columns + bias.astype(x.dtype)
 
 
@@ -94,6 +125,7 @@ def _upsample_and_sum(
     centre: Float[Array, "*shape"],
     after: Float[Array, "*shape"],
     axis: int,
+    edges: bool,
 ) -> Float[Array, "*doubled"]:
     """Upsample three maps by 2 along an axis and sum their entries i - 1, i and i + 1.
 
@@ -107,8 +139,9 @@ def _upsample_and_sum(
         even, i = 2j:     U(before)[2j - 1] + U(centre)[2j] + U(after)[2j + 1]
         odd, i = 2j + 1:  U(before)[2j] + U(centre)[2j + 1] + U(after)[2j + 2].
 
-    Entries beyond the border are reflected after the upsampling: U(x)[-1] = U(x)[1]. Compared with
-    a convolution of the upsampled features in tests/student_jax/nets/test_convolution.py.
+    Entries beyond the border are reflected after the upsampling, U(x)[-1] = U(x)[1], or with
+    `edges` the border's own, U(x)[-1] = U(x)[0] = x[0]. Compared with a convolution of the
+    upsampled features in tests/student_jax/nets/test_convolution.py.
     """
     n = centre.shape[axis]
     at = functools.partial(jax.lax.slice_in_dim, axis=axis)
@@ -122,7 +155,8 @@ def _upsample_and_sum(
         b0, b1 = at(before, edge, edge + 1), at(before, inner, inner + 1)
         c0, c1 = at(centre, edge, edge + 1), at(centre, inner, inner + 1)
         a0, a1 = at(after, edge, edge + 1), at(after, inner, inner + 1)
-        return mix(b1, b0) + c0 + mix(a1, a0), b0 + mix(c1, c0) + mix(a0, a1)
+        beyond = b0 if edges else mix(b1, b0)
+        return beyond + c0 + mix(a1, a0), b0 + mix(c1, c0) + mix(a0, a1)
 
     first, second = border(before, centre, after, edge=0, inner=1)
     # The far border is the mirror image: `after` comes first there.
@@ -164,7 +198,7 @@ _NEIGHBOURS = (
 
 
 class UpsampleConvToCells(UpsampleConv):
-    """`UpsampleConv` whose result is in cells; beyond the border lie the border's own entries."""
+    """`EdgeUpsampleConv` whose result is in cells."""
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c2"]:
         """Upsample and convolve, as one convolution at the low resolution."""

@@ -18,9 +18,8 @@ from jaxtyping import Array, Bool, Float
 
 from student_jax.nets import imagenet
 from student_jax.nets.convolution import (
-    LinearOfCells,
+    EdgeUpsampleConv,
     SmoothConvOfCells,
-    UpsampleConv,
     UpsampleConvToCells,
     from_cells,
     to_cells,
@@ -44,6 +43,7 @@ from student_jax.students.modulated.modulation import (
     StyleFilter,
     StyleSwap,
     instance_norm,
+    instance_norm_of_cells,
     noise_cells,
 )
 
@@ -109,15 +109,15 @@ class ModulatedStudent(nnx.Module):
 
         self.swap = StyleSwap(code, quarter, **options)
         self.entrance = Modulation(code, quarter, **options)
-        self.down = LinearOfCells(quarter, eighth, **options)
+        self.down = nnx.Linear(4 * quarter, eighth, **options)
         self.blocks = nnx.List(
             ModulatedBlock(eighth, code, **options) for _ in range(config.num_blocks)
         )
-        self.up4 = UpsampleConv(eighth, quarter, **options)
+        self.up4 = EdgeUpsampleConv(eighth, quarter, **options)
         self.block4 = ModulatedBlock(quarter, code, **options)
 
         self.exit = Modulation(code, quarter, **options)
-        self.up2 = UpsampleConv(quarter, half, **options)
+        self.up2 = EdgeUpsampleConv(quarter, half, **options)
         self.filter2 = StyleFilter(code, half, **options)
         self.modulation2 = Modulation(code, half, **options)
         self.up1 = UpsampleConvToCells(half, config.pixel_width, **options)
@@ -214,9 +214,7 @@ class ModulatedStudent(nnx.Module):
         hidden: Bool[Array, "b h w"] | None = None,
     ) -> Transformed:
         """Second part of `decode`, the only one that looks at the picture as a whole."""
-        fine_hidden = None if hidden is None else hidden.repeat(2, 1).repeat(2, 2)
-        fine = instance_norm(from_cells(tokens), fine_hidden)
-        cells = to_cells(fine)
+        fine = instance_norm_of_cells(tokens, hidden)
         style = _mixed(memories, weights)
         statistics = jnp.concatenate([*style.colours, style.features], axis=-1)
         code = nnx.gelu(self.code2(nnx.gelu(self.code1(statistics))))
@@ -224,14 +222,15 @@ class ModulatedStudent(nnx.Module):
         fine_noise = from_cells(context)
         noise = 2 * context.reshape(*context.shape[:3], 4, -1).mean(3)
         # A mean of many cells has less contrast than each.
-        swapped = from_cells(self.swap.swapped(cells, style.keys, style.values))
-        fine = self.swap(fine, instance_norm(swapped, fine_hidden), code)
+        swapped = self.swap.swapped(fine, style.keys, style.values)
+        fine = self.swap(fine, instance_norm_of_cells(swapped, hidden), code)
         fine = self.entrance(fine, code)
         coarse = self.down(fine)
         for block in self.blocks:
             apply = nnx.remat(type(block).__call__) if self.remat else type(block).__call__
             coarse = apply(block, coarse, noise, code, hidden)
-        fine = fine + self.up4(coarse)
+        fine = from_cells(fine) + self.up4(coarse)
+        fine_hidden = None if hidden is None else hidden.repeat(2, 1).repeat(2, 2)
         fine = self.block4(fine, fine_noise, code, fine_hidden)
         return Transformed(to_cells(instance_norm(fine, fine_hidden)), style.colours, code)
 

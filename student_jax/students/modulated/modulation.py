@@ -37,6 +37,17 @@ def instance_norm(
     return ((y - mean) * jax.lax.rsqrt(variance + 1e-5)).astype(x.dtype)
 
 
+@jax.jit
+def instance_norm_of_cells(
+    x: Float[Array, "b h w c"], hidden: Bool[Array, "b h w"] | None = None
+) -> Float[Array, "b h w c"]:
+    """`instance_norm` of the positions that are in cells (`to_cells`)."""
+    b, h, w, c = x.shape
+    positions = x.reshape(b, h, 4 * w, c // 4)
+    hidden = None if hidden is None else hidden.repeat(4, axis=2)
+    return instance_norm(positions, hidden).reshape(x.shape)
+
+
 def noise_cells(height: int, width: int) -> Float32[Array, "1 {height} {width} c"]:
     """White noise for a grid of tokens, 2 x 2 positions of `NOISE_MAPS` each: always the same for
     a position."""
@@ -56,8 +67,8 @@ def noise_cells(height: int, width: int) -> Float32[Array, "1 {height} {width} c
 
 
 class Modulation(nnx.Module):
-    """Scales and shifts the channels by the style's code, after Perez et al., "FiLM: Visual
-    Reasoning with a General Conditioning Layer", AAAI 2018."""
+    """Scales and shifts the channels, of every position in a cell alike, by the style's code, after
+    Perez et al., "FiLM: Visual Reasoning with a General Conditioning Layer", AAAI 2018."""
 
     def __init__(self, code_dim: int, dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         init = nnx.initializers.variance_scaling(0.1, "fan_in", "truncated_normal")
@@ -67,8 +78,22 @@ class Modulation(nnx.Module):
         self, x: Float[Array, "b h w c"], code: Float[Array, "b d"]
     ) -> Float[Array, "b h w c"]:
         """Transform the features."""
+        scale, shift = (_for_all_positions(y, x) for y in self.scale_and_shift(code))
+        return x * scale + shift
+
+    def scale_and_shift(
+        self, code: Float[Array, "b d"]
+    ) -> tuple[Float[Array, "b 1 1 c"], Float[Array, "b 1 1 c"]]:
+        """What the features are multiplied by, and what is added then."""
         scale, shift = jnp.split(self.map(code)[:, None, None], 2, axis=-1)
-        return x * (1 + scale) + shift
+        return 1 + scale, shift
+
+
+def _for_all_positions(
+    y: Float[Array, "b 1 1 c"], x: Float[Array, "b h w c2"]
+) -> Float[Array, "b 1 1 c2"]:
+    """One number for each channel, as often as there are positions in a cell of x."""
+    return jnp.concatenate([y] * (x.shape[-1] // y.shape[-1]), axis=-1)
 
 
 class StyleFilter(nnx.Module):
@@ -104,7 +129,7 @@ def style_filter(
 
 
 class NoiseGain(nnx.Module):
-    """Adds maps of noise to all channels, in amounts computed from the style's code.
+    """Mixes maps of noise for all channels, in amounts computed from the style's code.
 
     Flat parts of a content hold nothing that strokes could start from. After Karras et al., "A
     Style-Based Generator Architecture for Generative Adversarial Networks", CVPR 2019, section 2.
@@ -116,15 +141,15 @@ class NoiseGain(nnx.Module):
 
     def __call__(
         self,
-        x: Float[Array, "b h w c"],
         noise: Float[Array, "_ h w k"],
         code: Float[Array, "b d"],
+        scale: Float[Array, "b 1 1 c"],
     ) -> Float[Array, "b h w c"]:
-        """Add the noise."""
-        b, h, w, c = x.shape
-        gains = self.map(code).reshape(b, NOISE_MAPS, c)
-        noise = jnp.broadcast_to(noise.astype(x.dtype), (b, h, w, NOISE_MAPS))
-        return x + (noise.reshape(b, h * w, NOISE_MAPS) @ gains).reshape(x.shape)
+        """The noise to add, each channel times its scale."""
+        (b, _, _, c), (_, h, w, _) = scale.shape, noise.shape
+        gains = self.map(code).reshape(b, NOISE_MAPS, c) * scale[:, 0]
+        noise = jnp.broadcast_to(noise.astype(gains.dtype), (b, h, w, NOISE_MAPS))
+        return (noise.reshape(b, h * w, NOISE_MAPS) @ gains).reshape(b, h, w, c)
 
 
 class ModulatedBlock(nnx.Module):
@@ -148,8 +173,10 @@ class ModulatedBlock(nnx.Module):
         hidden: Bool[Array, "b h w"] | None,
     ) -> Float[Array, "b h w c"]:
         """Transform the features."""
-        y = self.noise(instance_norm(x, hidden), noise, code)
-        y = self.conv1(nnx.leaky_relu(self.modulation1(y, code), 0.2))
+        # The noise is modulated too: scaled with its gains, which are few.
+        scale, shift = self.modulation1.scale_and_shift(code)
+        y = instance_norm(x, hidden) * scale + shift + self.noise(noise, code, scale)
+        y = self.conv1(nnx.leaky_relu(y, 0.2))
         y = self.filter(y, code)
         y = self.modulation2(instance_norm(y, hidden), code)
         return x + self.conv2(nnx.leaky_relu(y, 0.2))
@@ -200,5 +227,5 @@ class StyleSwap(nnx.Module):
     ) -> Float[Array, "b h w c"]:
         """Features of the content and of the style, each channel in shares computed from the
         style's code."""
-        share = nnx.sigmoid(self.gate(code))[:, None, None]
+        share = _for_all_positions(nnx.sigmoid(self.gate(code))[:, None, None], x)
         return x + share * (swapped - x)

@@ -114,11 +114,11 @@ def test_the_filter_is_a_convolution_with_the_style_s_kernels():
 
 def test_every_style_mixes_the_noise_in_its_own_way():
     layer = NoiseGain(5, 3, dtype=jnp.float32, rngs=nnx.Rngs(0))
-    x, noise = jnp.zeros((2, 4, 6, 3)), from_cells(noise_cells(2, 3))
-    code = jax.random.normal(jax.random.key(1), (2, 5))
+    noise = from_cells(noise_cells(2, 3))
+    code, scale = (jax.random.normal(jax.random.key(1), shape) for shape in ((2, 5), (2, 1, 1, 3)))
     gains = np.asarray(layer.map(code)).reshape(2, NOISE_MAPS, 3)
-    expected = np.einsum("hwk,bkc->bhwc", np.asarray(noise[0]), gains)
-    np.testing.assert_allclose(layer(x, noise, code), expected, atol=1e-6)
+    expected = np.einsum("hwk,bkc->bhwc", np.asarray(noise[0]), gains) * np.asarray(scale)
+    np.testing.assert_allclose(layer(noise, code, scale), expected, atol=1e-6)
 
 
 def test_the_swap_takes_what_looks_most_alike():
