@@ -59,6 +59,10 @@ RUNS = {
         r"\| 64 \| 1 \| .* \| \d+ \| -?\d+ \| \d+\.\d \(\d+\.\d\) \|",
     ),
     "padding": ("--height 80 --width 80", r"\| coffee(?: \| \d+\.\d\d){5} \|"),
+    "page": (
+        "--size 64 --threads 1 --repeats 1",
+        r"\| 64 \| 1 \| \d+\.\d\d \| \d+\.\d\d \| \d+\.\d\d \|",
+    ),
     "painting": (
         f"--content {SAMPLES}/content --style {SAMPLES}/style --checkpoints mini --out OUT "
         "--contents 1 --styles 2 --size 64 --measured 64 --stroke-sizes 1 2",

@@ -225,6 +225,7 @@ async function show({ after, before, seconds }) {
   $("download").href = after;
   $("empty").hidden = true;
   $("view").hidden = $("caption").hidden = false;
+  $("facts").dataset.seconds = seconds; // benchmarks/page.py reads it
   $("facts").textContent = `${$("after").naturalWidth} × ${$("after").naturalHeight} px, ${seconds.toFixed(1)} s`;
 }
 

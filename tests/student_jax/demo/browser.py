@@ -144,6 +144,13 @@ class Browser:
         """Click on one of the elements that a CSS selector finds."""
         self.run(f"document.querySelectorAll({json.dumps(selector)})[{index}].click()")
 
+    def upload(self, slot, path):
+        """Choose a file for the content or a style."""
+        root = self("DOM.getDocument")["root"]["nodeId"]
+        selector = f"[data-slot={slot}] input[type=file]"
+        node = self("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
+
     def screenshot(self) -> bytes:
         """The window as PNG."""
         return base64.b64decode(self("Page.captureScreenshot")["data"])

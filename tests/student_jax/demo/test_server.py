@@ -299,13 +299,6 @@ def painted(width, height, seed):
     return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def upload(browser, slot, path):
-    root = browser("DOM.getDocument")["root"]["nodeId"]
-    selector = f"[data-slot={slot}] input[type=file]"
-    node = browser("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
-    browser("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
-
-
 def set_value(browser, name, value):
     browser.run(
         f"(e => {{ e.value = {value}; e.dispatchEvent(new Event('input')) }})"
@@ -361,11 +354,11 @@ def test_in_a_browser(engine, tmp_path):
         assert browser.run(error) == ""
         browser.click("#go")
         browser.until(f"{error} == 'Choose a photo.'")
-        upload(browser, "content", tmp_path / "broken.heic")
+        browser.upload("content", tmp_path / "broken.heic")
         browser.until(f"{error}.startsWith('Cannot read broken.heic')")
 
         for name in files:
-            upload(browser, name, tmp_path / f"{name}.png")
+            browser.upload(name, tmp_path / f"{name}.png")
             browser.until(f"!document.querySelector('[data-slot={name}] .preview').hidden")
         set_value(browser, "blend", 30)
         browser.click("#go")
