@@ -10,7 +10,13 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, UInt8
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import (
+    ExifTags,
+    Image,
+    TiffImagePlugin,  # noqa: F401
+    UnidentifiedImageError,
+    WebPImagePlugin,  # noqa: F401
+)
 
 from triplets.atomic import atomic_write
 from triplets.errors import InputError, one_line
@@ -298,6 +304,8 @@ def _opened(
         except InputError as error:
             raise ImageError(f"cannot read {one_line(error)}.") from error
     try:
+        # With the two that are imported above, these are all; else Pillow loads all that it has.
+        Image.preinit()
         with Image.open(file, formats=sorted(set(_FORMATS.values()))) as picture:
             width, height = picture.size
             if max(width, height) > MAX_SIDE:

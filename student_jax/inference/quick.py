@@ -9,6 +9,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -55,6 +56,17 @@ class Whole(NamedTuple):
     tile: None = None
 
 
+class _Student(NamedTuple):
+    """What its files say of a student."""
+
+    names: list[str]
+    """Of what it keeps of a style."""
+    keeps: str
+    content_stride: int
+    style_stride: int
+    style_scale: int
+
+
 class QuickStyle:
     """A style, or several with their shares: the pictures, encoded when an engine needs them."""
 
@@ -94,17 +106,26 @@ class QuickStylist:
             options.enable_cpu_mem_arena = arena
             return onnxruntime.InferenceSession(folder / name, options)
 
-        self._encode_style, self._stylize = map(session, FILES)
+        # They load while the pictures are read.
+        loading = ThreadPoolExecutor(1)
+        self._encode_style, self._stylize = (loading.submit(session, name) for name in FILES)
+        loading.shutdown(wait=False)
         self._stylize_sparingly = cache(partial(session, FILES[1], arena=False))
-        said = self._stylize.get_modelmeta().custom_metadata_map
-        self._names: list[str] = json.loads(said["memory"])
-        self._keeps = "vectors" if json.loads(said["mixes"]) else "tokens"
-        self._content_stride = int(said["content_stride"])
-        self._style_stride = int(said["style_stride"])
-        self._style_scale = int(said["style_scale"]) if style_scale is None else style_scale
+        self._style_scale = style_scale
         self._stroke_size = stroke_size
         self._max_memory = max_memory
         self._fallback = fallback
+
+    @cached_property
+    def _student(self) -> _Student:
+        said = self._encode_style.result().get_modelmeta().custom_metadata_map
+        return _Student(
+            names=json.loads(said["memory"]),
+            keeps="vectors" if json.loads(said["mixes"]) else "tokens",
+            content_stride=int(said["content_stride"]),
+            style_stride=int(said["style_stride"]),
+            style_scale=int(said["style_scale"]),
+        )
 
     @cached_property
     def stylist(self) -> Any:
@@ -180,38 +201,38 @@ class QuickStylist:
 
     def _is_whole(self, height: int, width: int, style: QuickStyle) -> bool:
         h, w = working_size(height, width, self._stroke_size)
-        if self._keeps == "tokens" and (h * w > MAX_ATTENDED or len(style.pictures) > 1):
+        if self._student.keeps == "tokens" and (h * w > MAX_ATTENDED or len(style.pictures) > 1):
             return False
         return SPARING * self._bytes(h, w) <= self._max_memory
 
     def _bytes(self, height: int, width: int) -> int:
-        return height * width * BYTES_PER_PIXEL[self._keeps]
+        return height * width * BYTES_PER_PIXEL[self._student.keeps]
 
     def _predict(
         self, content: Float32[np.ndarray, "h w 3"], style: QuickStyle
     ) -> Float32[np.ndarray, "h w 3"]:
         h, w = content.shape[:2]
         # The files take more than one stride.
-        least = 2 * self._content_stride
+        least = 2 * self._student.content_stride
         padded = mirror_pad(content, max(h, least), max(w, least))
         inputs = {"content": padded[None]} | self._memory(style)
         has_room = self._bytes(h, w) <= self._max_memory
-        engine = self._stylize if has_room else self._stylize_sparingly()
+        engine = self._stylize.result() if has_room else self._stylize_sparingly()
         (stylised,) = engine.run(["stylised"], inputs)
         return stylised[0, :h, :w]
 
     def _memory(self, style: QuickStyle) -> dict[str, np.ndarray]:
         if style.memory is None:
+            names, scale = self._student.names, self._style_scale or self._student.style_scale
             memories = []
             for picture in style.pictures:
-                size = fitted_style(
-                    *picture.shape[:2], scale=self._style_scale, stride=self._style_stride
-                )
+                height, width = picture.shape[:2]
+                size = fitted_style(height, width, scale=scale, stride=self._student.style_stride)
                 inputs = {"style": resize(picture, *size)[None]}
-                memories.append(self._encode_style.run(self._names, inputs))
+                memories.append(self._encode_style.result().run(names, inputs))
             style.memory = {
                 name: _mixed(parts, np.asarray(style.weights, np.float32))
-                for name, *parts in zip(self._names, *memories, strict=True)
+                for name, *parts in zip(names, *memories, strict=True)
             }
         return style.memory
 
