@@ -5,7 +5,7 @@ python benchmarks/contact_sheets.py --data DUMP --out docs --checkpoint modulate
 
 drew the README's comparison.jpg; DUMP is of four sample photos and four held-out paintings, by
 `style-distil dump --teacher attention_distillation --style-crop 256 --learning-rate 0.08 --decay
---content-weight 0.15`.
+--content-weight 0.25`.
 """
 
 from dataclasses import dataclass

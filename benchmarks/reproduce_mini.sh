@@ -3,7 +3,7 @@
 #
 # PHOTOS and PAINTINGS are folders of pictures; a tenth of each, by file name, is the test
 # split, which no training sees. Every step continues after an interruption; two CPU cores take about
-# seven hours for all.
+# eight hours for all.
 set -eu
 photos=$1 paintings=$2 out=$3
 style_distil=${STYLE_DISTIL:-.venv/bin/style-distil}
@@ -14,7 +14,7 @@ $style_distil pretrain --photos "$photos" --paintings "$paintings" \
     --workdir "$out/teacher_first" --out "$out/teacher_first/model"
 $style_distil pretrain --photos "$photos" --paintings "$paintings" \
     --init-from "$out/teacher_first/model" --autoencoder-steps 0 \
-    --ema-decay 0.995 --latent-pool 3072 --unet-steps 1400 --unet-lr 4e-3 \
+    --ema-decay 0.995 --latent-pool 3072 --unet-steps 3260 --unet-lr 4e-3 \
     --workdir "$out/teacher" --out "$out/teacher/model"
 
 # Its triplets: random tiles of the pictures to train on, and a tile of the test split, and its
