@@ -1,6 +1,6 @@
 """Seconds per picture on the demo page, in headless Chromium by WebAssembly.
 
-    make page                      # needs Node.js
+    make page                   # needs Node.js
     python benchmarks/page.py   # needs chromium-headless-shell, chromium or google-chrome
 
 "ready" is from an empty profile to a page that can stylise, everything loaded from this machine;

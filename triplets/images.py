@@ -304,7 +304,8 @@ def _opened(
         except InputError as error:
             raise ImageError(f"cannot read {one_line(error)}.") from error
     try:
-        # With the two that are imported above, these are all; else Pillow loads all that it has.
+        # With TIFF and WebP, imported above, these are all of ours. For a format that it does not
+        # have yet, Pillow would load every format that it knows.
         Image.preinit()
         with Image.open(file, formats=sorted(set(_FORMATS.values()))) as picture:
             width, height = picture.size

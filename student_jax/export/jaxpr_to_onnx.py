@@ -147,6 +147,7 @@ class _Graph:
         self._narrow: dict[str, str] = {}
         """Of a value that was broadcast: with the same axes, before it was."""
         self._affine: dict[str, _Affine] = {}
+        """Of a value: the operation that it is, which a later scale or shift can become part of."""
         self._convolutions: dict[str, tuple[list[Any], dict[str, Any], list[int]]] = {}
         """Inputs and attributes of the convolution that a value is, and how it was transposed."""
         self._cells: dict[str, str] = {}

@@ -14,6 +14,11 @@ from student_jax.export.export import ExportConfig, _predictor, export
 from student_jax.export.jaxpr_to_onnx import to_onnx as program_to_onnx
 from student_jax.export.onnx_files import mirrored, onnx_files
 from student_jax.students import MiniConfig, MiniStudent, ModulatedConfig, ModulatedStudent
+from student_jax.students.modulated.modulation import (
+    instance_norm,
+    instance_norm_of_cells,
+    style_filter,
+)
 from student_jax.weights.folder import from_pretrained, open_student, save_pretrained
 from triplets import InputError, read_image
 from triplets.bundled import SAMPLES
@@ -206,6 +211,40 @@ def test_operations_without_translation_are_named():
     shape = jax.ShapeDtypeStruct((4,), np.float32)
     with pytest.raises(NotImplementedError, match="no ONNX translation of sort"):
         program_to_onnx(lambda _, x: jax.numpy.sort(x), (), [shape], ["x"], ["y"])
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("kind", ["norm", "norm of cells", "filter"])
+def test_scales_and_shifts_go_into_the_operation_before_them(kind, batch):
+    rng = np.random.default_rng(0)
+    x = rng.normal(1, 2, (batch, 6, 5, 8)).astype(np.float32)
+    scale, shift = rng.normal(size=(2, batch, 1, 1, 8)).astype(np.float32)
+    kernels = rng.normal(size=(batch, 72)).astype(np.float32)
+    operation = {
+        "norm": lambda x, _: instance_norm(x),
+        "norm of cells": lambda x, _: instance_norm_of_cells(x),
+        "filter": style_filter,
+    }[kind]
+
+    def program(_, x, kernels, scale, shift):
+        y = operation(x, kernels)
+        return shift + ((y * scale + shift) * shift), y - 1, y * y
+
+    arguments = [x, kernels, scale, shift]
+    shapes = [jax.ShapeDtypeStruct(value.shape, value.dtype) for value in arguments]
+    names = ["x", "kernels", "scale", "shift"]
+    model = program_to_onnx(program, (), shapes, names, ["a", "b", "c"])
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    found = session.run(None, dict(zip(names, arguments, strict=True)))
+    for y, expected in zip(found, program((), *arguments), strict=True):
+        # The same sums in another order.
+        np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
+    if batch == 1 and kind != "norm of cells":  # whose own last operations these are
+        makers = {output: node for node in model.graph.node for output in node.output}
+        node = makers["a"]
+        while node.op_type in ("Identity", "Transpose"):
+            node = makers[node.input[0]]
+        assert node.op_type in ("InstanceNormalization", "Conv")
 
 
 def test_a_file_where_the_folder_should_be(exported, tmp_path):

@@ -28,6 +28,7 @@ from student_jax.students.modulated.modulation import (
     StyleFilter,
     StyleSwap,
     instance_norm,
+    instance_norm_of_cells,
     noise_cells,
 )
 from student_jax.weights.folder import open_student
@@ -110,6 +111,15 @@ def test_the_filter_is_a_convolution_with_the_style_s_kernels():
     for b, i, j in np.ndindex(2, 6, 7):
         expected[b, i, j] += (kernels[b] * padded[b, i : i + 3, j : j + 3]).sum((0, 1))
     np.testing.assert_allclose(layer(x, code), expected, atol=1e-5)  # sums in another order
+
+
+def test_cells_are_normalised_as_their_positions():
+    x = jax.random.normal(jax.random.key(0), (2, 6, 8, 3)) + jnp.arange(3.0)
+    hidden = jnp.zeros((2, 3, 4), bool).at[0, 1:].set(True)
+    for seen, of_positions in ((None, None), (hidden, hidden.repeat(2, 1).repeat(2, 2))):
+        found = from_cells(instance_norm_of_cells(to_cells(x), seen))
+        # The same sums in another order.
+        np.testing.assert_allclose(found, instance_norm(x, of_positions), rtol=1e-4, atol=1e-5)
 
 
 def test_every_style_mixes_the_noise_in_its_own_way():
